@@ -1,0 +1,1 @@
+"""The science: tasks, models, losses, one training loop, stages, methods, metrics."""

@@ -1,0 +1,43 @@
+"""Every error the project raises on purpose.
+
+    W2SError
+    ├── UserError            the user's input cannot be run; the message says what, found, allowed, do
+    ├── CriterionMissed      a pretraining phase hit its step cap before its criterion held
+    ├── StageFailed          a stage failed; carries the key and the cause, reaches every waiter
+    └── StoreError           the artifact store cannot be read or written
+
+All of them pickle, because they cross Ray processes. The command line turns `UserError` and
+`StoreError` into one message and exit code 2.
+"""
+
+
+class W2SError(Exception):
+    """Root of the project's own errors."""
+
+
+class UserError(W2SError, ValueError):
+    """The user's input cannot be run."""
+
+
+class CriterionMissed(W2SError):
+    """A pretraining phase reached its step cap before its criterion held."""
+
+
+class StageFailed(W2SError):
+    """A stage failed; every trial that waits for it receives this error."""
+
+    def __init__(self, key: str, name: str, cause: str) -> None:
+        super().__init__(key, name, cause)
+        self.key = key
+        """Key of the stage that failed (16 hex digits)."""
+        self.name = name
+        """Readable name of the stage, as in logs and the store."""
+        self.cause = cause
+        """One line: type and message of the original error."""
+
+    def __str__(self) -> str:
+        return f"stage {self.name} ({self.key}) failed: {self.cause}"
+
+
+class StoreError(W2SError):
+    """The artifact store cannot be read or written."""

@@ -1,0 +1,156 @@
+"""Specs: how a frozen pydantic model is parsed by kind, listed, and hashed.
+
+A *spec* is a frozen pydantic model with `extra="forbid"`: the class is the config, its fields are the
+hyperparameters. `Spec` only carries that configuration; every function here works on any pydantic model,
+so `serving` can define its own specs and still be parsed and hashed.
+
+* `one_of(Base)` is a field type that accepts `"confidence"`, `{kind = "confidence", ...}` or an instance, imports
+  the one module whose file name is the kind, and validates its one subclass of `Base`.
+* `available(Base)` lists the kinds: the file names beside the base class.
+* `digest(value)` is sha256 over canonical JSON of every field, defaults included, walked by runtime type.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+
+from w2s.errors import UserError
+
+KEY_LENGTH = 16
+
+
+class Spec(BaseModel):
+    """A frozen model that refuses unknown fields; the base of whatever is parsed or hashed."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def _package(base: type[BaseModel]) -> str:
+    return base.__module__.rpartition(".")[0]
+
+
+def available(base: type[BaseModel]) -> list[str]:
+    """Kinds that can be named where a `base` is expected: the modules beside its own."""
+    folder = Path(inspect.getfile(base)).parent
+    own = base.__module__.rpartition(".")[2]
+    return sorted(
+        path.stem for path in folder.glob("*.py") if path.stem not in (own, "__init__") and path.stem[0] != "_"
+    )
+
+
+def lookup[T: BaseModel](base: type[T], kind: str) -> type[T]:
+    """The subclass of `base` named `kind`: a file beside it, or `module:Class` from elsewhere.
+
+    Raises:
+        UserError: no such kind; the message lists those there are.
+    """
+    if ":" in kind:
+        module_name, _, class_name = kind.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"cannot load {base.__name__.lower()} {kind!r}: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"{kind!r} is not a {base.__name__}")
+        return found
+    if kind not in available(base):
+        raise UserError(
+            f"unknown {base.__name__.lower()} {kind!r}; available: {', '.join(available(base))}"
+        )
+    module = importlib.import_module(f"{_package(base)}.{kind}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} must define exactly one {base.__name__}, has {found}"
+    return found[0]
+
+
+def parse[T: BaseModel](base: type[T], value: Any) -> T:
+    """Turn a kind, or a table with a `kind`, into an instance of the matching subclass of `base`."""
+    if isinstance(value, base):
+        return value
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict) or "kind" not in value:
+        raise UserError(
+            f"a {base.__name__.lower()} is a kind or a table with a `kind`; found {value!r}; "
+            f"available: {', '.join(available(base))}"
+        )
+    return lookup(base, value["kind"]).model_validate(value)
+
+
+def one_of(base: type[BaseModel]) -> Any:
+    """Field type for "some subclass of `base`, named by its kind"."""
+    return Annotated[SerializeAsAny[base], BeforeValidator(lambda value: parse(base, value))]
+
+
+def canonical(value: Any, replace: Callable[[BaseModel], str | None] = lambda _: None) -> Any:
+    """JSON-ready form of a value in which every field of every nested spec appears.
+
+    Models are walked by their runtime type, so a field typed as a base class keeps what its subclass adds.
+    A class attribute `version` enters beside the fields.
+
+    Args:
+        value: spec, container or scalar.
+        replace: may return a string that stands for a nested model (a stage's key).
+
+    Raises:
+        TypeError: the value has no stable encoding (callable, set, NaN, arbitrary object).
+    """
+    if isinstance(value, BaseModel):
+        stand_in = replace(value)
+        if stand_in is not None:
+            return {"key": stand_in}
+        return fields_of(value, replace)
+    if isinstance(value, Enum):
+        return canonical(value.value, replace)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"cannot hash {value}: write a finite number")
+        return value
+    if isinstance(value, list | tuple):
+        return [canonical(item, replace) for item in value]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"cannot hash a table whose keys are not text: {value!r}")
+        return {key: canonical(value[key], replace) for key in sorted(value)}
+    raise TypeError(
+        f"cannot hash {value!r} of type {type(value).__name__}: make it a spec, text, a number or a list of these"
+    )
+
+
+def fields_of(
+    spec: BaseModel, replace: Callable[[BaseModel], str | None] = lambda _: None
+) -> dict[str, Any]:
+    """Canonical form of one spec: its class, its `version`, and each of its fields."""
+    encoded: dict[str, Any] = {"class": f"{type(spec).__module__}.{type(spec).__qualname__}"}
+    version = getattr(type(spec), "version", None)
+    if isinstance(version, int):
+        encoded["version"] = version
+    for name in type(spec).model_fields:
+        encoded[name] = canonical(getattr(spec, name), replace)
+    return encoded
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the sha256 of the canonical JSON of `value`."""
+    encoded = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(encoded.encode()).hexdigest()[:KEY_LENGTH]

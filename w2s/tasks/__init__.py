@@ -1,0 +1,1 @@
+"""Classification tasks, one file a family."""

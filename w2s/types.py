@@ -1,0 +1,48 @@
+"""Small values that travel between the parts of the science.
+
+`Split` names the four parts of a task. `Row` is one classification example with its label; it exists only between
+a task and the two stages that write prompts and ground truth to separate files. `Progress` says where in
+training a loss is called, `LossOutput` what it returns.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Split = Literal["weak_train", "strong_train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("weak_train", "strong_train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One classification example."""
+
+    row_id: str
+    """Stable id from the content of the row."""
+    group: str
+    """Rows of one group (question, entity, premise) stay in one split."""
+    prompt: str
+    """What a model reads; ends where the head reads."""
+    label: int
+    """Ground truth, 0 to num_classes - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """The rows of a task by split, and what its loader wants people to know."""
+
+    rows: dict[Split, list[Row]]
+    notes: list[str] = field(default_factory=list)
+    """One sentence each: leaks found and dropped, rows balanced away, sources used."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """What a loss returns for one batch."""
+
+    loss: "Tensor"
+    """Scalar to differentiate: the mean over the examples of the update."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Numbers for the training curve."""
