@@ -18,13 +18,14 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from w2s.errors import UserError
 
 KEY_LENGTH = 16
+T = TypeVar("T", bound=BaseModel)
 
 
 class Spec(BaseModel):
@@ -52,7 +53,7 @@ def available(base: type[BaseModel]) -> list[str]:
     )
 
 
-def lookup[T: BaseModel](base: type[T], kind: str) -> type[T]:
+def lookup(base: type[T], kind: str) -> type[T]:
     """The subclass of `base` named `kind`: a file beside it, or `module:Class` from elsewhere.
 
     Raises:
@@ -81,7 +82,7 @@ def lookup[T: BaseModel](base: type[T], kind: str) -> type[T]:
     return found[0]
 
 
-def parse[T: BaseModel](base: type[T], value: Any) -> T:
+def parse(base: type[T], value: Any) -> T:
     """Turn a kind, or a table with a `kind`, into an instance of the matching subclass of `base`."""
     if isinstance(value, base):
         return value

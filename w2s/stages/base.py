@@ -1,0 +1,124 @@
+"""What a stage is, and what it is given to run with.
+
+A *stage* is a frozen spec whose fields are literals or other stages: the graph is the nesting, and `key` is its identity. A
+stage runs in one of three *lanes*: `train` (inside a Ray Train worker group, all replicas call `run`), `serve` (an async task with clients of
+served models) and `light` (a short CPU task). `StageContext` brings everything that is not identity: folders, replicas, clients, progress.
+
+A stage writes files under `context.output_dir` and nothing else; it never looks for its own output: the runner does caching, locks and
+retries.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel
+
+from w2s.spec import Spec, digest, fields_of
+
+if TYPE_CHECKING:
+    from serving.client import CompletionClient
+    from w2s.training.parallel import Replicas
+
+Lane = Literal["train", "serve", "light"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """Where and how a stage runs. Nothing here may change its result."""
+
+    output_dir: Path
+    """Empty local folder for the stage's files; in the `train` lane only rank 0 writes."""
+    inputs: Mapping[str, Path]
+    """Local artifact folder of each input stage, by key."""
+    replicas: "Replicas | None" = None
+    """Data-parallel group (`train` lane)."""
+    device: str = "cpu"
+    """Torch device of this replica."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast precision."""
+    micro_batch_size: int | None = None
+    """Examples a forward pass at most; None: the whole update."""
+    clients: "Mapping[str, CompletionClient]" = field(default_factory=dict)
+    """Clients of served models by the key of the model's stage or source (`serve` lane)."""
+    progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, metrics: None
+    """Called as (step, total, metrics): live view and the curve of the stage's run."""
+    warm: dict[str, Any] = field(default_factory=dict)
+    """Objects a worker keeps between stages (a base model by key); may be empty at any call."""
+
+    def path(self, stage: "Stage") -> Path:
+        """Artifact folder of an input stage."""
+        return self.inputs[stage.key]
+
+
+class Stage(Spec):
+    """A node of the plan: what to compute, never where or how.
+
+    Raise `version` when the result of `run` would change; the key changes with it.
+    """
+
+    version: ClassVar[int] = 1
+    lane: ClassVar[Lane] = "light"
+
+    @property
+    def kind(self) -> str:
+        """Word for this stage in logs, plans and the store: the class name in snake case."""
+        name = type(self).__name__
+        return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+    @cached_property
+    def key(self) -> str:
+        """Identity: digest of class, version, every field, and the keys of the inputs."""
+        return digest(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """The canonical form that `key` hashes, with each input stage replaced by its key."""
+        return fields_of(self, lambda value: value.key if isinstance(value, Stage) else None)
+
+    @cached_property
+    def inputs(self) -> "tuple[Stage, ...]":
+        """The stages this one reads, each once, in field order."""
+        found: dict[str, Stage] = {}
+        for name in type(self).model_fields:
+            for stage in _stages_in(getattr(self, name)):
+                found.setdefault(stage.key, stage)
+        return tuple(found.values())
+
+    @property
+    def name(self) -> str:
+        """Readable name, no identity: `finetune-xs-xent-s0`."""
+        return self.kind
+
+    @property
+    def base_model(self) -> "str | None":
+        """Key of the base model this stage holds in memory; gangs prefer stages whose model they hold."""
+        return None
+
+    @property
+    def served_models(self) -> "tuple[Stage | BaseModel, ...]":
+        """Models that must be served while this stage runs (`serve` lane): `Pretrain` stages or model sources."""
+        return ()
+
+    def cost(self) -> float:
+        """Estimated floating-point operations: orders the queue and the estimate of `w2s plan`."""
+        return 0.0
+
+    def run(self, context: StageContext) -> None:
+        """Compute the artifact into `context.output_dir`; in the `serve` lane this is a coroutine function."""
+        raise NotImplementedError
+
+
+def _stages_in(value: Any) -> Iterator[Stage]:
+    if isinstance(value, Stage):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _stages_in(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _stages_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _stages_in(item)
