@@ -1,0 +1,1 @@
+"""Ways to bring models up, one file each."""

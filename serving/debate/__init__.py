@@ -1,0 +1,1 @@
+"""Debates between speakers: questions in, transcripts out; nobody is judged here."""

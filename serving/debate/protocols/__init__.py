@@ -1,0 +1,1 @@
+"""Debate protocols, one file each."""
