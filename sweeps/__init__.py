@@ -1,0 +1,1 @@
+"""The experiment: sweep file, plan, store, execution on Ray, search, tracking, report."""

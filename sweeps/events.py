@@ -1,0 +1,133 @@
+"""What the broker tells others about its stages; plain values that pickle and need no Ray.
+
+`StageRecord` says how a stage was computed: times, host, curve. `StageEvent` is one entry of the
+broker's append-only log, written when a stage reaches an end (`StageBroker.events`).
+`BrokerSnapshot` is the state of everything at one moment (`StageBroker.snapshot`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from w2s.stages.base import Lane
+
+State = Literal["planned", "cached", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = ("planned", "cached", "running", "done", "failed", "cancelled")
+EndState = Literal["cached", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One call of a stage's `progress`."""
+
+    step: int
+    """Steps done, counted from the start of the stage."""
+    total: int
+    """Steps expected in all; 0 where unknown."""
+    metrics: Mapping[str, float]
+    """Numbers of this step, such as `loss`."""
+    time: float
+    """Unix time in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """How an artifact came to be."""
+
+    key: str
+    """Key of the stage (16 hex digits)."""
+    name: str
+    """Readable name of the stage."""
+    kind: str
+    """Kind of the stage."""
+    identity: Mapping[str, object]
+    """Canonical form of the spec (JSON values); each input stage is replaced by `{"key": ...}`."""
+    started: float
+    """Unix time in seconds at which the stage began to run."""
+    finished: float
+    """Unix time in seconds at which its files were complete."""
+    host: str
+    """Machine that ran it."""
+    location: str = ""
+    """Where the artifact is: a folder or URL in the store."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Every metric the stage reported, in order."""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds the stage took."""
+        return self.finished - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class StageEvent:
+    """A stage reached an end."""
+
+    index: int
+    """Position in the broker's log, from 0; `events(index + 1)` gives what came later."""
+    state: EndState
+    """`done`: it ran now. `cached`: the store had it. `failed`: it or one of its inputs failed."""
+    key: str
+    """Key of the stage."""
+    name: str
+    """Readable name of the stage."""
+    kind: str
+    """Kind of the stage."""
+    time: float
+    """Unix time in seconds of the event."""
+    record: StageRecord | None = None
+    """`done`: times and curve of the run."""
+    cause: str = ""
+    """`failed`: type and message of the error, one line."""
+    traceback: str = ""
+    """`failed`: where it happened, for logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStage:
+    """A stage that runs now."""
+
+    key: str
+    """Key of the stage."""
+    name: str
+    """Readable name of the stage."""
+    kind: str
+    """Kind of the stage."""
+    lane: Lane
+    """Where it runs."""
+    started: float
+    """Unix time in seconds."""
+    step: int = 0
+    """Steps done."""
+    total: int = 0
+    """Steps expected in all; 0 where unknown."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Last metrics it reported."""
+    cost: float = 0.0
+    """Its estimated cost (`Stage.cost`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSnapshot:
+    """The state of every stage that was asked for, at one moment."""
+
+    time: float
+    """Unix time in seconds."""
+    counts: Mapping[str, Mapping[State, int]]
+    """Stages by kind and state; `planned` are those asked for that neither run nor ended."""
+    running: tuple[RunningStage, ...] = ()
+    """The stages that run now, oldest first."""
+    gangs: int = 0
+    """Worker groups that are up or starting."""
+    served: tuple[str, ...] = ()
+    """Names of the models that are up or starting."""
+    cost_done: float = 0.0
+    """Estimated cost of the stages that ran to their end."""
+    cost_left: float = 0.0
+    """Estimated cost of planned and running stages, what running ones have done taken off."""
+    num_events: int = 0
+    """Length of the event log."""
+
+    def total(self, state: State) -> int:
+        """Stages in a state, over all kinds."""
+        return sum(by_state.get(state, 0) for by_state in self.counts.values())
