@@ -33,6 +33,8 @@ class StageContext:
     """Empty local folder for the stage's files; in the `train` lane only rank 0 writes."""
     inputs: Mapping[str, Path]
     """Local artifact folder of each input stage, by key."""
+    partial_dir: Path | None = None
+    """Folder that outlives a failed attempt of the same stage: what is written here is found again; None: none."""
     replicas: "Replicas | None" = None
     """Data-parallel group (`train` lane)."""
     device: str = "cpu"

@@ -6,7 +6,7 @@ file here whose name is its `kind`.
 
 from random import Random
 
-from serving.debate.protocols.base import DebatePrompts
+from serving.debate.prompts import DebatePrompts
 from w2s.spec import Spec
 from w2s.types import TaskData
 
@@ -36,7 +36,7 @@ class Task(Spec):
 
     def debate_prompts(self) -> DebatePrompts:
         """Templates with which debaters argue about a row's prompt."""
-        raise NotImplementedError
+        return DebatePrompts()
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The input of a model that reads a debate: the prompt, then the transcript."""

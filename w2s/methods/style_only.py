@@ -1,0 +1,27 @@
+"""Control: a supervisor that sees only the style of the debate, never what it says."""
+
+from typing import Literal
+
+from w2s.methods.base import Method
+from w2s.stages.base import Stage
+from w2s.stages.setup import Setup
+from w2s.stages.style import StyleClassifier
+
+
+class StyleOnly(Method):
+    """A linear classifier over masked transcripts; above chance it would show that style tells the answer."""
+
+    kind: Literal["style_only"] = "style_only"
+    features: Literal["words", "positions", "equalities"] = "equalities"
+    """What the classifier sees: masked words, masked words by position, or also which words are equal."""
+    debater: Literal["strong", "weak"] = "strong"
+    """Whose debates are read."""
+
+    def supervision(self, setup: Setup) -> Stage:
+        """The style classifier, learnt on `weak_train` like any supervisor."""
+        return StyleClassifier(
+            transcripts=setup.debate(setup.strong if self.debater == "strong" else setup.weak),
+            task=setup.task,
+            labels=setup.truth("weak_train"),
+            features=self.features,
+        )

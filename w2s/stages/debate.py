@@ -1,0 +1,118 @@
+"""Debates by served models about the rows of a task (Lang et al. 2025).
+
+Two instances of one model argue opposite positions; nobody judges here. Finished debates are appended to a file that
+outlives a crash, so a second attempt generates only what is missing.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pandas as pd
+from pydantic import Field
+
+from serving.debate.prompts import DebatePrompts
+from serving.debate.protocols.base import DebateProtocol
+from serving.debate.run import run_debates
+from serving.debate.types import Question, Speaker, Transcript
+from w2s.spec import one_of
+from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.data import Prompts, read_prompts
+from w2s.stages.pretrain import Model, Pretrain, model_key
+from w2s.stages.transcripts import TRANSCRIPTS_FILE
+from w2s.types import SPLITS, Split
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PARTIAL_FILE = "transcripts.jsonl"
+
+
+class Debate(Stage):
+    """One debate about every row of the named splits."""
+
+    lane: ClassVar[Lane] = "serve"
+
+    debater: Model
+    """Model both sides speak with."""
+    prompts: Prompts
+    """The questions."""
+    templates: DebatePrompts
+    """What the debaters read."""
+    protocol: one_of(DebateProtocol)  # pyright: ignore[reportInvalidTypeForm]
+    """Who speaks when, and how turns are sampled."""
+    seed: int = Field(ge=0)
+    """Seed of sides and arguments."""
+    splits: tuple[Split, ...] = SPLITS
+    """Whose rows are debated."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        by = self.debater.name.removeprefix("pretrain-") if isinstance(self.debater, Pretrain) else "model"
+        return f"debate-{by}-s{self.seed}"
+
+    @property
+    def served_models(self) -> "tuple[Stage | BaseModel, ...]":
+        """The debater."""
+        return (self.debater,)
+
+    async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write `transcripts.parquet` (split, row_id, text, turns) for every row."""
+        frame = read_prompts(context.path(self.prompts))
+        frame = frame[frame["split"].isin(self.splits)]
+        questions = [
+            Question(id=row_id, text=prompt)
+            for row_id, prompt in zip(frame["row_id"], frame["prompt"], strict=True)
+        ]
+        key = model_key(self.debater)
+        speaker = Speaker(model=self.debater.name, digest=key, client=context.clients[key])
+        done = _read_partial(context.partial_dir)
+        total, num_tokens = len(questions), 0
+
+        folder = context.partial_dir or context.output_dir
+        with (folder / PARTIAL_FILE).open("a", encoding="utf-8") as file:
+
+            def finished(transcript: Transcript) -> None:
+                nonlocal num_tokens
+                done[transcript.question_id] = transcript
+                num_tokens += sum(turn.num_tokens for turn in transcript.turns)
+                file.write(json.dumps(transcript.to_row(), ensure_ascii=False) + "\n")
+                file.flush()
+                context.progress(len(done), total, {"tokens": float(num_tokens)})
+
+            await run_debates(
+                self.protocol,
+                questions,
+                {"A": speaker, "B": speaker},
+                seed=self.seed,
+                prompts=self.templates,
+                on_transcript=finished,
+                finished=frozenset(done),
+            )
+        rows = pd.DataFrame(
+            {
+                "split": frame["split"].tolist(),
+                "row_id": frame["row_id"].tolist(),
+                "text": [self.templates.render(done[q.id].turns) for q in questions],
+                "turns": [done[q.id].to_row()["turns"] for q in questions],
+            }
+        )
+        rows.to_parquet(context.output_dir / TRANSCRIPTS_FILE, index=False)
+
+
+def _read_partial(folder: Path | None) -> dict[str, Transcript]:
+    """Debates that an earlier attempt finished; a line that was cut off is dropped."""
+    done: dict[str, Transcript] = {}
+    path = folder / PARTIAL_FILE if folder else None
+    if path is None or not path.exists():
+        return done
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row: Mapping[str, object] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        transcript = Transcript.from_row(dict(row))
+        done[transcript.question_id] = transcript
+    return done

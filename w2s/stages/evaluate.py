@@ -1,0 +1,107 @@
+"""Joining predictions with ground truth: the only stage that does, and the last one of every chain."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import SerializeAsAny
+
+from w2s import metrics
+from w2s.stages.base import Stage, StageContext
+from w2s.stages.data import GroundTruth, Prompts, read_prompts, read_truth
+from w2s.stages.predictions import logprob_columns, read_predictions
+
+EVALUATION_FILE = "evaluation.json"
+ROWS_FILE = "rows.parquet"
+
+
+class Evaluate(Stage):
+    """Scores of one model on `val`, `test` and, where truth is given, the rows it labelled."""
+
+    predictions: SerializeAsAny[Stage]
+    """Stage whose predictions are scored."""
+    truths: tuple[GroundTruth, ...]
+    """Ground truth of the splits to score."""
+    prompts: Prompts
+    """For the group of each row."""
+    supervisor: SerializeAsAny[Stage] | None = None
+    """Predictions to measure agreement against; None: none."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        return f"evaluate-{self.predictions.name}"
+
+    def run(self, context: StageContext) -> None:
+        """Write `evaluation.json` (metrics by split) and `rows.parquet` (one line a scored row)."""
+        frame = scored_rows(
+            context.path(self.predictions),
+            [context.path(truth) for truth in self.truths],
+            context.path(self.prompts),
+            context.path(self.supervisor) if self.supervisor else None,
+        )
+        frame.to_parquet(context.output_dir / ROWS_FILE, index=False)
+        evaluation = {
+            truth.split: _metrics(frame[frame["split"] == truth.split]) for truth in self.truths
+        }
+        (context.output_dir / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1))
+
+
+def scored_rows(
+    predictions: Path, truths: list[Path], prompts: Path, supervisor: Path | None
+) -> pd.DataFrame:
+    """Predictions joined with truth by (split, row_id), in the order of the prompts.
+
+    Returns:
+        split, row_id, group, label, predicted, correct, prob_0 ... prob_{C-1} and, with a supervisor,
+        supervisor_predicted and supervisor_correct.
+    """
+    frame = read_predictions(predictions)
+    columns = logprob_columns(frame)
+    probabilities = np.exp(frame[columns].to_numpy(np.float64))
+    scored = frame[["split", "row_id"]].copy()
+    for index in range(len(columns)):
+        scored[f"prob_{index}"] = probabilities[:, index]
+    scored["predicted"] = probabilities.argmax(1)
+    if supervisor is not None:
+        weak = read_predictions(supervisor)
+        weak["supervisor_predicted"] = weak[logprob_columns(weak)].to_numpy().argmax(1)
+        scored = scored.merge(
+            weak[["split", "row_id", "supervisor_predicted"]], on=["split", "row_id"], validate="one_to_one"
+        )
+    truth = pd.concat([read_truth(folder) for folder in truths])
+    groups = read_prompts(prompts)[["split", "row_id", "group"]]
+    joined = groups.merge(truth, on=["split", "row_id"], validate="one_to_one").merge(
+        scored, on=["split", "row_id"], how="left", validate="one_to_one"
+    )
+    if joined["predicted"].isna().any():
+        raise ValueError(f"{int(joined['predicted'].isna().sum())} rows have a label but no prediction")
+    joined["predicted"] = joined["predicted"].astype(int)
+    joined["correct"] = joined["predicted"] == joined["label"]
+    if supervisor is not None:
+        joined["supervisor_predicted"] = joined["supervisor_predicted"].astype(int)
+        joined["supervisor_correct"] = joined["supervisor_predicted"] == joined["label"]
+    return joined
+
+
+def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
+    labels = frame["label"].to_numpy()
+    probabilities_NC = frame[sorted(c for c in frame.columns if c.startswith("prob_"))].to_numpy()
+    scores: dict[str, Any] = {"num_rows": len(frame), **metrics.classification(labels, probabilities_NC)}
+    if "supervisor_predicted" in frame.columns:
+        predicted = frame["predicted"].to_numpy()
+        weak = frame["supervisor_predicted"].to_numpy()
+        scores.update(metrics.agreement(predicted, weak, labels))
+    return scores
+
+
+def read_evaluation(folder: Path) -> dict[str, dict[str, float]]:
+    """Metrics by split."""
+    return json.loads((folder / EVALUATION_FILE).read_text())
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The scored rows."""
+    return pd.read_parquet(folder / ROWS_FILE)

@@ -1,0 +1,72 @@
+"""Predictions: what every trained model leaves, and how labels are read from it.
+
+One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms). Labels are joined by row id,
+never by position.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from w2s.stages.data import LABELS_FILE
+from w2s.types import Split
+
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+def write_predictions(
+    folder: Path, splits: "list[str]", row_ids: "list[str]", logprobs_NC: NDArray[np.floating]
+) -> None:
+    """Write class log-probabilities for rows of any splits.
+
+    Args:
+        folder: artifact folder.
+        splits: N names, one per row.
+        row_ids: N ids.
+        logprobs_NC: [N, C] natural log-probabilities.
+    """
+    columns: dict[str, Any] = {"split": splits, "row_id": row_ids}
+    for index in range(logprobs_NC.shape[1]):
+        columns[f"logprob_{index}"] = logprobs_NC[:, index].astype(np.float32)
+    pd.DataFrame(columns).to_parquet(folder / PREDICTIONS_FILE, index=False)
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """A predictions artifact as written."""
+    return pd.read_parquet(folder / PREDICTIONS_FILE)
+
+
+def logprob_columns(frame: pd.DataFrame) -> list[str]:
+    """The log-probability columns in class order."""
+    return sorted((c for c in frame.columns if c.startswith("logprob_")), key=lambda c: int(c[8:]))
+
+
+def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: int) -> NDArray[np.float32]:
+    """Class probabilities to learn from, in the order of `row_ids`.
+
+    The folder holds either ground truth (one-hot) or another model's predictions (its probabilities).
+
+    Returns:
+        [N, C] float32, rows sum to 1.
+
+    Raises:
+        ValueError: the folder has no label for one of the rows.
+    """
+    if (folder / LABELS_FILE).exists():
+        frame = pd.read_parquet(folder / LABELS_FILE)
+        values_NC = np.eye(num_classes, dtype=np.float32)[frame["label"].to_numpy()]
+    else:
+        frame = read_predictions(folder)
+        values_NC = np.exp(frame[logprob_columns(frame)].to_numpy(np.float64))
+        values_NC = (values_NC / values_NC.sum(1, keepdims=True)).astype(np.float32)
+    own = (frame["split"] == split).to_numpy()
+    position = {row_id: index for index, row_id in zip(np.flatnonzero(own), frame["row_id"][own], strict=True)}
+    missing = [row_id for row_id in row_ids if row_id not in position]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(row_ids)} rows of {split} have no label in {folder.name}; first: {missing[0]}"
+        )
+    return values_NC[[position[row_id] for row_id in row_ids]]

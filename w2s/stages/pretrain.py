@@ -1,0 +1,59 @@
+"""Pretraining a rung of the ladder on a corpus: an ordinary stage, run once and cached."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from w2s.corpora.base import Corpus
+from w2s.models.architecture import Architecture
+from w2s.models.source import PretrainedModel
+from w2s.spec import one_of
+from w2s.stages.base import Lane, Stage, StageContext
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL_FOLDER = "model"
+
+
+class Pretrain(Stage):
+    """A language model pretrained from random weights."""
+
+    lane: ClassVar[Lane] = "train"
+
+    architecture: Architecture
+    """Shape of the model."""
+    corpus: one_of(Corpus)  # pyright: ignore[reportInvalidTypeForm]
+    """What it reads, in which phases, until when."""
+    data: str = ""
+    """Fingerprint of the corpus's data outside its spec."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights and of the order of the text."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        return f"pretrain-{self.architecture.hidden_size}x{self.architecture.num_layers}-{self.corpus.kind}"
+
+    def run(self, context: StageContext) -> None:
+        """Train through the corpus's phases and write `model/`: weights, config and tokenizer.
+
+        Raises:
+            CriterionMissed: a phase reached its step cap before its criterion held.
+        """
+        raise NotImplementedError
+
+
+Model = Pretrain | PretrainedModel
+
+
+def model_key(model: Model) -> str:
+    """Identity of a base model, wherever it comes from."""
+    from w2s.spec import digest
+
+    return model.key if isinstance(model, Pretrain) else digest(model)
+
+
+def model_location(model: Model, context: StageContext) -> "str | Path":
+    """Folder (or hub id) from which `from_pretrained` loads the model."""
+    return context.path(model) / MODEL_FOLDER if isinstance(model, Pretrain) else model.path

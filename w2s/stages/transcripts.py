@@ -1,0 +1,78 @@
+"""Transcripts as files, and the two controls that destroy what they say.
+
+A transcripts artifact is `transcripts.parquet`: split, row_id, text (as a model reads it) and turns (JSON, as a person reads it).
+`ShuffledTranscripts` gives each row another row's debate; `PermutedTranscripts` exchanges the values inside each debate and keeps
+everything else.
+"""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pandas as pd
+from pydantic import SerializeAsAny
+
+from w2s.spec import one_of
+from w2s.stages.base import Stage, StageContext
+from w2s.tasks.base import Task
+
+TRANSCRIPTS_FILE = "transcripts.parquet"
+
+
+def read_transcripts(folder: Path) -> pd.DataFrame:
+    """A transcripts artifact: split, row_id, text, turns."""
+    return pd.read_parquet(folder / TRANSCRIPTS_FILE)
+
+
+class ShuffledTranscripts(Stage):
+    """Each row gets the debate of another row of its split: same style, evidence about something else."""
+
+    transcripts: SerializeAsAny[Stage]
+    """Stage that leaves transcripts."""
+    seed: int
+    """Seed of the exchange."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        return f"shuffled-{self.transcripts.name}"
+
+    def run(self, context: StageContext) -> None:
+        """Write the exchanged transcripts: a random cycle, so no row keeps its own."""
+        frame = read_transcripts(context.path(self.transcripts))
+        generator = np.random.default_rng(self.seed)
+        text, turns = frame["text"].to_numpy(object), frame["turns"].to_numpy(object)
+        for split in frame["split"].unique():
+            rows = np.flatnonzero(frame["split"] == split)
+            cycle = generator.permutation(rows)
+            text[cycle], turns[cycle] = text[np.roll(cycle, 1)], turns[np.roll(cycle, 1)]
+        frame.assign(text=text, turns=turns).to_parquet(
+            context.output_dir / TRANSCRIPTS_FILE, index=False
+        )
+
+
+class PermutedTranscripts(Stage):
+    """Each debate with its values consistently exchanged: words, positions and equalities stay, evidence goes."""
+
+    transcripts: SerializeAsAny[Stage]
+    """Stage that leaves transcripts."""
+    task: one_of(Task)  # pyright: ignore[reportInvalidTypeForm]
+    """Task that knows which words are values."""
+    seed: int
+    """Seed of the exchanges."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        return f"permuted-{self.transcripts.name}"
+
+    def run(self, context: StageContext) -> None:
+        """Write the permuted transcripts; each row has its own exchange, seeded by its id."""
+        frame = read_transcripts(context.path(self.transcripts))
+        text = [
+            self.task.permute_values(text, Random(f"{self.seed}:{row_id}"))
+            for text, row_id in zip(frame["text"], frame["row_id"], strict=True)
+        ]
+        frame.assign(text=text, turns="[]").to_parquet(
+            context.output_dir / TRANSCRIPTS_FILE, index=False
+        )
