@@ -1,0 +1,188 @@
+"""A classification head on any transformers backbone.
+
+* `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, no remote code.
+* `Classifier` puts a bias-free linear head on one token of it; `Classifier.fresh` makes one from a backbone that
+  stays untouched, so that a worker which holds a base model makes a student without reading a file.
+* `save_classifier` / `load_classifier` keep a finetuned one.
+
+B rows, T tokens, D hidden size, C classes.
+"""
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from w2s.errors import UserError
+
+HEAD_FILE = "head.safetensors"
+HEAD_STD = 0.02
+
+
+class Classifier(nn.Module):
+    """Backbone and head.
+
+    The head reads the last real token of a decoder, found by the attention mask (never by a token id), and the first token of
+    an encoder, which is where encoders are pretrained to put the meaning of the text.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, head_weight_CD: Tensor) -> None:
+        """Take over a backbone (it will be trained in place) and the weight of a head."""
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(head_weight_CD.shape[1], head_weight_CD.shape[0], bias=False)
+        self.head.weight.data = head_weight_CD.float()
+        self.causal = is_causal(backbone.config)
+
+    @classmethod
+    def fresh(
+        cls,
+        base: PreTrainedModel,
+        num_classes: int,
+        *,
+        head_init: Literal["random", "zero"] = "random",
+        seed: int = 0,
+    ) -> "Classifier":
+        """A new classifier on a copy of a backbone; the backbone can be used again.
+
+        Args:
+            base: pretrained backbone, on any device.
+            num_classes: C.
+            head_init: N(0, 0.02) or zeros.
+            seed: of the random head; equal on every device.
+        """
+        head_weight_CD = torch.zeros(num_classes, hidden_size(base.config))
+        if head_init == "random":
+            head_weight_CD.normal_(0.0, HEAD_STD, generator=torch.Generator().manual_seed(seed))
+        return cls(copy.deepcopy(base), head_weight_CD.to(base.device))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.head.out_features
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens the backbone has positions for; None where there is no such limit."""
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if not isinstance(positions, int) or positions < 1:
+            return None
+        # RoBERTa and its kin count positions from pad_token_id + 1.
+        offset = getattr(getattr(self.backbone, "embeddings", None), "padding_idx", None)
+        return positions - offset - 1 if isinstance(offset, int) and offset > 0 else positions
+
+    def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Logits of each row.
+
+        Args:
+            input_ids_BT: token ids, padded on the right.
+            attention_mask_BT: 1 on real tokens, 0 on padding.
+
+        Returns:
+            [B, C] float32, also under autocast.
+        """
+        # Under causal attention no real token sees padding that is to its right, so a decoder needs no mask;
+        # without one, attention takes its fast path.
+        mask = None if self.causal else attention_mask_BT
+        hidden_BTD = self.backbone(input_ids=input_ids_BT, attention_mask=mask).last_hidden_state
+        if self.causal:
+            last_B = attention_mask_BT.sum(1) - 1
+            read_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+        else:
+            read_BD = hidden_BTD[:, 0]
+        with torch.autocast(read_BD.device.type, enabled=False):
+            return self.head(read_BD.float())
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Whether tokens see only what is on their left (a decoder)."""
+    if getattr(config, "is_decoder", False):
+        return True
+    kind = config.model_type
+    return (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        and kind != "xlnet"
+        and not getattr(config, "use_bidirectional_attention", False)
+    )
+
+
+def hidden_size(config: PretrainedConfig) -> int:
+    """Width of the last hidden state. OPT-350m projects it back to its word embeddings' size."""
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def load_backbone(
+    location: str | Path, *, revision: str | None = None, device: str = "cpu"
+) -> PreTrainedModel:
+    """Load a pretrained backbone without its language-model head, in float32.
+
+    Args:
+        location: local folder, or hub id.
+        revision: commit, tag or branch of a hub id.
+        device: where the weights go.
+
+    Raises:
+        UserError: there are no safetensors weights, they do not fit the config, the model needs code of its own,
+            or it is not a plain decoder or encoder.
+    """
+    try:
+        loaded = AutoModel.from_pretrained(
+            str(location),
+            revision=revision or "main",
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model from {str(location)!r}: {error}") from error
+    backbone, report = loaded
+    if getattr(backbone.config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{str(location)!r} is an encoder-decoder ({backbone.config.model_type}); "
+            "a classifier needs a decoder or an encoder"
+        )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UserError(
+            f"the weights in {str(location)!r} do not fit its config: {len(missing)} are missing, e.g. {missing[0]}"
+        )
+    return prepare_backbone(backbone).to(device)
+
+
+def prepare_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Ready a bare transformers model for a classifier, in place; the function it computes stays the same.
+
+    No key-value cache, no pooler (the head reads a token), and GPT-2's tanh GELU as one kernel in place of eight.
+    Evaluation mode also in training: dropout is off.
+    """
+    backbone.config.use_cache = False
+    if isinstance(getattr(backbone, "pooler", None), nn.Module):
+        backbone.pooler = None
+    for module in list(backbone.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(module, name, GELUTanh())
+    return backbone.eval()
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Write the backbone (config and safetensors, loadable by itself) and the head to a folder."""
+    classifier.backbone.save_pretrained(folder)
+    save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
+
+
+def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
+    """Read what `save_classifier` wrote."""
+    weight_CD = load_file(folder / HEAD_FILE)["weight"]
+    return Classifier(load_backbone(folder), weight_CD).to(device)

@@ -1,0 +1,170 @@
+"""Token rows, and how they are cut into batches with little padding.
+
+* `TokenRows`: texts as token ids, all in one flat tensor; `tokenize` makes them.
+* `epoch_order` / `plan_epochs`: which rows each update takes: random, yet of similar length.
+* `collate`: rows -> padded ids and mask, without a Python loop over rows.
+
+T tokens, B rows of a batch, N rows in all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+POOL_BATCHES = 32
+"""Batches whose rows are sorted together. 32 batches of 32 waste about 2 % of their tokens on texts of 20 to
+120 tokens; 8 would waste 9 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """N texts as token ids, one after the other in a flat tensor."""
+
+    ids: Tensor
+    """int64 [sum of lengths]."""
+    starts: Tensor
+    """int64 [N]: where each row begins in `ids`."""
+    lengths: NDArray[np.int64]
+    """Tokens of each row [N], at least 1."""
+    pad_id: int
+    """Fills the places that the mask hides; any id of the vocabulary will do."""
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int]], pad_id: int = 0) -> "TokenRows":
+        """Token ids as lists, e.g. from a tokenizer.
+
+        Raises:
+            ValueError: a row has no token.
+        """
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        if len(rows) and lengths.min() < 1:
+            raise ValueError(f"row {int(lengths.argmin())} has no token: the head would have none to read")
+        flat = np.fromiter((i for row in rows for i in row), dtype=np.int64, count=int(lengths.sum()))
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(rows) else lengths
+        return cls(torch.from_numpy(flat), torch.from_numpy(starts.astype(np.int64)), lengths, pad_id)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def tokenize(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int
+) -> TokenRows:
+    """Tokenize texts with the tokenizer's own special tokens; a long text loses tokens on the left.
+
+    The special tokens at either end stay. A text without any token gets one special token.
+
+    Args:
+        tokenizer: of the model that will read the rows.
+        texts: N texts.
+        max_length: most tokens of a row (see `Classifier.max_length` for the model's own limit).
+    """
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0]
+    filler = next(token for token in special if isinstance(token, int))
+    side = tokenizer.truncation_side
+    tokenizer.truncation_side = "left"
+    try:
+        encoded = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+    finally:
+        tokenizer.truncation_side = side
+    pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else filler
+    return TokenRows.from_lists([row or [filler] for row in encoded], pad_id=pad_id)
+
+
+def plan_updates(
+    lengths: NDArray[np.int64], *, batch_size: int, epochs: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Row indices of every optimizer step of a training.
+
+    Each epoch shuffles all rows, sorts pools of `POOL_BATCHES` batches by length, cuts them into batches, and
+    shuffles the batches: an update's rows are drawn afresh each epoch, its rows are of similar length, and the order
+    of lengths over the training is random. Each row comes once an epoch; only the last batch of a pool's end may be smaller.
+
+    Args:
+        lengths: tokens of each row [N].
+        batch_size: rows an update.
+        epochs: passes over the rows.
+        seed: equal seeds give equal plans, on every replica.
+    """
+    rng = np.random.default_rng(seed)
+    updates: list[NDArray[np.int64]] = []
+    pool_size = batch_size * POOL_BATCHES
+    for _ in range(epochs):
+        order = rng.permutation(len(lengths))
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), pool_size):
+            pool = order[start : start + pool_size]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            batches.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))
+        updates.extend(batches[i] for i in rng.permutation(len(batches)))
+    return updates
+
+
+def plan_inference(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_rows: int | None
+) -> list[NDArray[np.int64]]:
+    """Row indices of each inference batch: sorted by length, longest first, so that lack of memory shows at once.
+
+    Args:
+        lengths: tokens of each row [N].
+        max_tokens: most tokens of a batch, padding included (a single longer row is a batch of its own).
+        max_rows: most rows of a batch; None: no limit.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(order):
+        count = max(1, max_tokens // int(lengths[order[start]]))
+        if max_rows is not None:
+            count = min(count, max_rows)
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def collate(rows: TokenRows, indices: NDArray[np.int64], device: str) -> tuple[Tensor, Tensor]:
+    """Pad rows on the right.
+
+    Returns:
+        `input_ids_BT` and `attention_mask_BT` (1 on real tokens), int64, on the device.
+    """
+    lengths = rows.lengths[indices]
+    longest = int(lengths.max())
+    index = torch.from_numpy(indices)
+    starts_B1 = rows.starts[index].unsqueeze(1)
+    if int(lengths.min()) == longest:
+        input_ids_BT = rows.ids[starts_B1 + torch.arange(longest)]
+        mask_BT = torch.ones_like(input_ids_BT)
+    else:
+        place_T = torch.arange(longest)
+        real_BT = place_T < torch.from_numpy(lengths).unsqueeze(1)
+        flat_BT = torch.where(real_BT, starts_B1 + place_T, 0)
+        input_ids_BT = torch.where(real_BT, rows.ids[flat_BT], rows.pad_id)
+        mask_BT = real_BT.long()
+    return _to(input_ids_BT, device), _to(mask_BT, device)
+
+
+def padding_share(lengths: NDArray[np.int64], batches: Sequence[NDArray[np.int64]]) -> float:
+    """Share of the tokens of the given batches that is padding."""
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1.0 - sum(int(lengths[batch].sum()) for batch in batches) / padded
+
+
+def _to(tensor: Tensor, device: str) -> Tensor:
+    if device == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
