@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
 from w2s.errors import UserError
 
@@ -93,7 +93,11 @@ def parse(base: type[T], value: Any) -> T:
             f"a {base.__name__.lower()} is a kind or a table with a `kind`; found {value!r}; "
             f"available: {', '.join(available(base))}"
         )
-    return lookup(base, value["kind"]).model_validate(value)
+    found = lookup(base, value["kind"])
+    try:
+        return found.model_validate(value)
+    except ValidationError as error:
+        raise UserError("; ".join(describe(error, found))) from error
 
 
 def one_of(base: type[BaseModel]) -> Any:
@@ -155,3 +159,49 @@ def digest(value: Any) -> str:
     """First 16 hex digits of the sha256 of the canonical JSON of `value`."""
     encoded = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(encoded.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Each problem of a failed validation as one sentence: where, what is wrong, what was found, what is allowed.
+
+    Args:
+        error: what pydantic raised.
+        model: the model that was validated; its fields are listed when a key is unknown.
+        prefix: goes before every location.
+    """
+    sentences = []
+    for problem in error.errors():
+        location = problem["loc"]
+        where = prefix + ".".join(str(part) for part in location)
+        found = problem.get("input")
+        if problem["type"] == "extra_forbidden":
+            allowed = _fields_at(model, location[:-1])
+            sentence = f"{where}: unknown key" + (f"; allowed here: {', '.join(allowed)}" if allowed else "")
+        elif problem["type"] == "missing":
+            sentence = f"{where}: required, but missing"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:] if problem["type"] != "value_error" else message
+            shown = f"; found {found!r}" if isinstance(found, str | int | float | bool) else ""
+            sentence = f"{where}: {message}{'' if shown.removeprefix('; ') in message else shown}"
+        sentences.append(sentence.removeprefix(": "))
+    return list(dict.fromkeys(sentences))
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model at a location of the schema, where that is plain."""
+    here: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = getattr(here, "model_fields", {}).get(part)
+        here = _model_in(field.annotation) if field is not None else None
+    return sorted(getattr(here, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The first model class inside an annotation."""
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        return annotation
+    found = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model is not None), None)

@@ -5,19 +5,50 @@ must not know the truth is never handed it.
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from w2s.errors import UserError
 from w2s.spec import one_of
 from w2s.stages.base import Stage, StageContext
 from w2s.tasks.base import Task
-from w2s.types import SPLITS, Split
+from w2s.types import SPLITS, Split, TaskData
 
 PROMPTS_FILE = "prompts.parquet"
 LABELS_FILE = "labels.parquet"
 NOTES_FILE = "notes.json"
+
+
+@lru_cache(maxsize=8)
+def load(task: Task) -> TaskData:
+    """The rows of a task, read once a process.
+
+    Raises:
+        UserError: a split is empty, an id occurs twice, or a group is in two splits.
+    """
+    data = task.load()
+    seen: dict[str, Split] = {}
+    groups: dict[str, Split] = {}
+    for split in SPLITS:
+        if not data.rows.get(split):
+            raise UserError(f"task {task.kind!r} leaves the split {split!r} empty; give it more rows")
+        for row in data.rows[split]:
+            if row.row_id in seen:
+                raise UserError(f"task {task.kind!r}: row {row.row_id} is in {seen[row.row_id]} and {split}")
+            seen[row.row_id] = split
+            if groups.setdefault(row.group, split) != split:
+                raise UserError(f"task {task.kind!r}: group {row.group!r} is in {groups[row.group]} and {split}")
+    return data
+
+
+@lru_cache(maxsize=8)
+def mean_tokens(task: Task) -> float:
+    """A rough number of tokens a prompt has, from its length."""
+    rows = load(task).rows["test"]
+    return max(4.0, sum(len(row.prompt) for row in rows) / len(rows) / 4)
 
 
 class Prompts(Stage):
@@ -35,7 +66,7 @@ class Prompts(Stage):
 
     def run(self, context: StageContext) -> None:
         """Write `prompts.parquet` (split, row_id, group, prompt) and the loader's notes."""
-        data = self.task.load()
+        data = load(self.task)
         frame = pd.DataFrame(
             [
                 {"split": split, "row_id": row.row_id, "group": row.group, "prompt": row.prompt}
@@ -64,7 +95,7 @@ class GroundTruth(Stage):
 
     def run(self, context: StageContext) -> None:
         """Write `labels.parquet` (split, row_id, label)."""
-        rows = self.task.load().rows[self.split]
+        rows = load(self.task).rows[self.split]
         frame = pd.DataFrame(
             {
                 "split": [self.split] * len(rows),

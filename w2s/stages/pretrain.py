@@ -1,17 +1,15 @@
 """Pretraining a rung of the ladder on a corpus: an ordinary stage, run once and cached."""
 
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from w2s.corpora.base import Corpus
 from w2s.models.architecture import Architecture
 from w2s.models.source import PretrainedModel
-from w2s.spec import one_of
+from w2s.spec import digest, one_of
 from w2s.stages.base import Lane, Stage, StageContext
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODEL_FOLDER = "model"
 
@@ -41,7 +39,24 @@ class Pretrain(Stage):
         Raises:
             CriterionMissed: a phase reached its step cap before its criterion held.
         """
-        raise NotImplementedError
+        from w2s.training.parallel import Replicas
+        from w2s.training.pretraining import pretrain
+
+        replicas = context.replicas or Replicas()
+        tokenizer = self.corpus.tokenizer()
+        model = self.architecture.build(tokenizer, self.seed).to(context.device)
+        pretrain(
+            model,
+            self.corpus.curriculum(tokenizer),
+            seed=self.seed,
+            replicas=replicas,
+            on_progress=context.progress,
+            precision=context.precision,
+        )
+        if replicas.rank == 0:
+            folder = context.output_dir / MODEL_FOLDER
+            model.save_pretrained(folder, safe_serialization=True)
+            tokenizer.save_pretrained(folder)
 
 
 Model = Pretrain | PretrainedModel
@@ -49,11 +64,9 @@ Model = Pretrain | PretrainedModel
 
 def model_key(model: Model) -> str:
     """Identity of a base model, wherever it comes from."""
-    from w2s.spec import digest
-
     return model.key if isinstance(model, Pretrain) else digest(model)
 
 
-def model_location(model: Model, context: StageContext) -> "str | Path":
+def model_location(model: Model, context: StageContext) -> str | Path:
     """Folder (or hub id) from which `from_pretrained` loads the model."""
     return context.path(model) / MODEL_FOLDER if isinstance(model, Pretrain) else model.path

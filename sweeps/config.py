@@ -1,0 +1,287 @@
+"""What a user writes: a `Sweep` (identity: what is computed) and a `Runtime` (where and how), from one TOML or Python file.
+
+`load` parses the file, applies `--set a.b=c` overrides and reports every mistake in one message. Parsing starts no Ray, opens no store
+and reads no data; `sweeps.plan` does the rest before anything runs.
+"""
+
+import importlib.util
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from serving.debate.protocols.base import DebateProtocol
+from serving.models import Placement
+from sweeps.space import Distribution, split_path
+from w2s.corpora.base import Corpus
+from w2s.errors import UserError
+from w2s.losses.base import Loss
+from w2s.methods.base import Method
+from w2s.models.architecture import Architecture
+from w2s.spec import Spec, describe, one_of
+from w2s.tasks.base import Task
+from w2s.training.config import TrainConfig
+
+
+class Rung(Spec):
+    """One model of the ladder: one from outside, or one that the sweep pretrains."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Short name in tables and in `pairs`."""
+    model: str | None = None
+    """Folder or hub id of a pretrained model."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id: an earlier checkpoint can be the weak model."""
+    architecture: Architecture | None = None
+    """Shape of a model that the sweep pretrains."""
+    corpus: one_of(Corpus) | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """What that model reads."""
+    seed: int = Field(default=0, ge=0)
+    """Pretraining seed."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        pretrained = self.architecture is not None and self.corpus is not None
+        if (self.model is None) == (not pretrained) or (
+            self.model is not None and (self.architecture or self.corpus)
+        ):
+            raise ValueError(
+                f"rung {self.name!r} needs either `model` (folder or hub id) or both `architecture` and `corpus`"
+            )
+        return self
+
+
+class Block(Spec):
+    """A grid of pairs, methods and losses, each cell searched if a space is given."""
+
+    name: str
+    """Name of the block, a section of the report."""
+    pairs: Literal["all", "adjacent", "largest", "equal"] | tuple[tuple[str, str], ...] = "all"
+    """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control), or a list of [weak, strong]."""
+    methods: tuple[one_of(Method), ...] = Field(default=("naive",), min_length=1)  # pyright: ignore
+    """Methods by kind or table."""
+    losses: tuple[one_of(Loss), ...] = Field(default=("xent",), min_length=1)  # pyright: ignore
+    """Losses of the student by kind or table."""
+    space: dict[str, Distribution] = {}
+    """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the field."""
+    num_trials: int = Field(default=0, ge=0)
+    """Trials of the search per cell of the grid; needs `space`."""
+
+    @model_validator(mode="after")
+    def _search_is_whole(self) -> Self:
+        if bool(self.space) != (self.num_trials > 0):
+            raise ValueError(f"block {self.name!r}: `space` and `num_trials` go together; found only one of them")
+        owners: dict[str, list[type[Spec]]] = {
+            "loss": [type(loss) for loss in self.losses],
+            "method": [type(method) for method in self.methods],
+            "student": [TrainConfig],
+        }
+        for path in self.space:
+            prefix, field = split_path(path)
+            if not any(field in owner.model_fields for owner in owners[prefix]):
+                raise ValueError(
+                    f"block {self.name!r}: no {prefix} of the block has a field {field!r}; "
+                    f"fields: {', '.join(sorted({name for owner in owners[prefix] for name in owner.model_fields}))}"
+                )
+        return self
+
+
+class Sweep(Spec):
+    """A whole experiment: everything that can change a number."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the sweep: the MLflow experiment and the report."""
+    description: str = ""
+    """One paragraph for the report."""
+    tasks: tuple[one_of(Task), ...] = Field(min_length=1)  # pyright: ignore
+    """Tasks; a single one may be written as `[task]`."""
+    ladder: tuple[Rung, ...] = Field(min_length=1)
+    """Models, smallest first."""
+    supervisor: TrainConfig = TrainConfig()
+    """Recipe of weak supervisors."""
+    student: TrainConfig = TrainConfig()
+    """Recipe of students; a search may change it."""
+    ceiling: TrainConfig | None = None
+    """Recipe of ceilings; None: that of `student` as written here."""
+    protocol: one_of(DebateProtocol) = "sequential"  # pyright: ignore
+    """How debates go."""
+    blocks: tuple[Block, ...] = Field(min_length=1)
+    """What is compared."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """Replicates of every point."""
+    objective: Literal["accuracy", "auroc"] = "accuracy"
+    """Score of the student on `val` that a search maximises."""
+    search_seed: int = 0
+    """Seed of the search."""
+    scheduler: Literal["none", "median", "asha"] = "none"
+    """Tune scheduler that may stop a trial between its seeds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_task(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "task" in value:
+            if "tasks" in value:
+                raise ValueError("give either `[task]` or `[[tasks]]`, not both")
+            value = {**value, "tasks": [value["task"]]}
+            del value["task"]
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds must be distinct and 0 or more; found {list(seeds)}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [rung.name for rung in self.ladder]
+        if len(set(names)) != len(names):
+            raise ValueError(f"rung names must differ; found {names}")
+        blocks = [block.name for block in self.blocks]
+        if len(set(blocks)) != len(blocks):
+            raise ValueError(f"block names must differ; found {blocks}")
+        for block in self.blocks:
+            if len(names) < 2 and block.pairs in ("all", "adjacent", "largest"):
+                raise ValueError(
+                    f"block {block.name!r} pairs a weak with a strong model, but the ladder has one rung ({names[0]}); "
+                    "add a rung, or use pairs = \"equal\""
+                )
+            for pair in self.pairs_of(block):
+                for name in pair:
+                    if name not in names:
+                        raise ValueError(f"block {block.name!r}: no rung {name!r}; rungs: {', '.join(names)}")
+        return self
+
+    def pairs_of(self, block: Block) -> list[tuple[str, str]]:
+        """The (weak, strong) rung names of a block."""
+        names = [rung.name for rung in self.ladder]
+        if block.pairs == "all":
+            return [(weak, strong) for i, weak in enumerate(names) for strong in names[i + 1 :]]
+        if block.pairs == "adjacent":
+            return list(zip(names, names[1:], strict=False))
+        if block.pairs == "largest":
+            return [(names[0], names[-1])]
+        if block.pairs == "equal":
+            return [(name, name) for name in names]
+        return list(block.pairs)
+
+
+class TrainResources(Spec):
+    """What a training gang takes."""
+
+    num_workers: int = Field(default=1, ge=1)
+    """Data-parallel workers of a gang."""
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that Ray sets aside for a worker."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs of a worker; None: one where the cluster has GPUs, else none."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """OpenMP threads of a worker."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Examples a forward pass at most; None: the whole update."""
+    max_gangs: int | None = Field(default=None, ge=1)
+    """Gangs at the same time; None: what the cluster holds."""
+
+
+class Runtime(Spec):
+    """Where and how a sweep runs; nothing here changes a number."""
+
+    store: str = "w2s_store"
+    """Folder or URL (s3://, gs://) of the artifact store."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """MLflow: SQLite file, or URL of a server."""
+    address: str | None = None
+    """Ray cluster to join; None: `RAY_ADDRESS`, or a local one is started."""
+    max_concurrent_trials: int | None = Field(default=None, ge=1)
+    """Trials at the same time; None: twice the gangs that fit, at most 16."""
+    report_dir: str = "reports"
+    """Folder in which `w2s report` writes."""
+    train: TrainResources = TrainResources()
+    """Training gangs."""
+    serve: Placement = Placement()
+    """Served models."""
+
+
+def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tuple[Sweep, Runtime]:
+    """A sweep and its runtime from a TOML file, or from a Python file with a function `sweep()`.
+
+    Args:
+        path: the file.
+        overrides: `a.b=value` strings, the value in TOML; list items by index (`blocks.0.num_trials=4`).
+
+    Raises:
+        UserError: the file is missing, is no TOML, or something in it is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no sweep file {str(path)!r}; give the path of a .toml or .py file")
+    if path.suffix == ".py":
+        return _from_python(path, overrides)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(table, override)
+    runtime = table.pop("runtime", {})
+    return _validated(Sweep, table, path), _validated(Runtime, runtime, path, prefix="runtime.")
+
+
+def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[Sweep, Runtime]:
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "sweep"):
+        raise UserError(f"{path} defines no function `sweep`; it must return a Sweep")
+    sweep = module.sweep()
+    if not isinstance(sweep, Sweep):
+        raise UserError(f"{path}: sweep() returned {type(sweep).__name__}, not a Sweep")
+    runtime = getattr(module, "runtime", Runtime)()
+    if overrides:
+        table = sweep.model_dump(exclude_none=True)
+        table["runtime"] = runtime.model_dump(exclude_none=True)
+        for override in overrides:
+            _apply(table, override)
+        runtime = _validated(Runtime, table.pop("runtime"), path, prefix="runtime.")
+        sweep = _validated(Sweep, table, path)
+    return sweep, runtime
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one dotted path of a table, in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override!r} is not understood; write --set path.to.field=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    parts = path.strip().split(".")
+    here: Any = table
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if isinstance(here, list | tuple):
+            if not part.isdigit() or int(part) >= len(here):
+                raise UserError(f"--set {path}: {'.'.join(parts[:index])} has {len(here)} items; found {part!r}")
+            if last:
+                here[int(part)] = value
+            else:
+                here = here[int(part)]
+        elif isinstance(here, dict):
+            if last:
+                here[part] = value
+            else:
+                here = here.setdefault(part, {})
+        else:
+            raise UserError(f"--set {path}: {'.'.join(parts[:index])} is {here!r}, which has no fields")
+
+
+def _validated(model: type[Any], table: dict[str, Any], path: Path, prefix: str = "") -> Any:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in describe(error, model, prefix))
+        raise UserError(f"{path}:\n{lines}") from error

@@ -1,0 +1,226 @@
+"""From a sweep to its stages: cells, points, experiments, and the one graph they share.
+
+A *cell* is one element of a block's grid (task, pair, method, loss); a *point* is a cell with values for what is searched. `Planner` turns
+points into experiments, resolving each task and each model once. `Plan` is the union of their stages, each once, with counts and
+costs. Nothing here runs anything, opens the store or knows Ray.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from sweeps.config import Block, Rung, Sweep
+from sweeps.space import Distribution, Value, split_path, with_fields
+from w2s.experiment import Experiment, Roles
+from w2s.losses.base import Loss
+from w2s.methods.base import Method
+from w2s.models.source import PretrainedModel, resolve
+from w2s.spec import canonical, digest
+from w2s.stages.base import Stage
+from w2s.stages.finetune import Finetune
+from w2s.stages.pretrain import Model, Pretrain
+from w2s.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One element of a block's grid."""
+
+    block: str
+    """Name of the block."""
+    task_index: int
+    """Position in the sweep's tasks."""
+    weak: str
+    """Name of the weak rung."""
+    strong: str
+    """Name of the strong rung."""
+    method: Method
+    """How the student is supervised."""
+    loss: Loss
+    """Loss of the student."""
+    space: tuple[tuple[str, Distribution], ...] = ()
+    """What is searched here, by path."""
+    num_trials: int = 0
+    """Trials of the search; 0: the cell is one point."""
+
+    @property
+    def id(self) -> str:
+        """Digest of the cell without its block: the name of its Optuna study."""
+        return digest(
+            [self.task_index, self.weak, self.strong, canonical(self.method), canonical(self.loss)]
+            + [[path, canonical(distribution)] for path, distribution in self.space]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A cell with values for what is searched."""
+
+    cell: Cell
+    """Where in the grid."""
+    values: dict[str, Value] = field(default_factory=dict)
+    """Searched values by path."""
+
+    @property
+    def id(self) -> str:
+        """Digest of block, cell and values: the name of the trial."""
+        return digest([self.cell.block, self.cell.id, canonical(self.values)])
+
+    @property
+    def method(self) -> Method:
+        """The method with the searched values in."""
+        return with_fields(self.cell.method, self._values("method"))
+
+    @property
+    def loss(self) -> Loss:
+        """The loss with the searched values in."""
+        return with_fields(self.cell.loss, self._values("loss"))
+
+    def _values(self, prefix: str) -> dict[str, Value]:
+        return {
+            split_path(path)[1]: value for path, value in self.values.items() if split_path(path)[0] == prefix
+        }
+
+
+class Planner:
+    """A sweep with its tasks and models resolved."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        """Resolve data and model fingerprints.
+
+        Raises:
+            UserError: data or a model cannot be found.
+        """
+        self.sweep = sweep
+        self.data = [task.fingerprint() for task in sweep.tasks]
+        self._corpora: dict[str, str] = {}
+        self._sources: dict[tuple[str, str | None], PretrainedModel] = {}
+        self.models = [{rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks]
+
+    def _model(self, rung: Rung, task: Task) -> Model:
+        if rung.model is not None:
+            source = (rung.model, rung.revision)
+            if source not in self._sources:
+                self._sources[source] = resolve(PretrainedModel(path=rung.model, revision=rung.revision))
+            return self._sources[source]
+        assert rung.architecture and rung.corpus
+        corpus = rung.corpus.bind(task)
+        outside = digest(corpus)
+        if outside not in self._corpora:
+            self._corpora[outside] = corpus.fingerprint()
+        return Pretrain(
+            architecture=rung.architecture, corpus=corpus, data=self._corpora[outside], seed=rung.seed
+        )
+
+    def cells(self) -> list[Cell]:
+        """Every cell of every block, in the order of the file."""
+        return [
+            Cell(
+                block=block.name,
+                task_index=task_index,
+                weak=weak,
+                strong=strong,
+                method=method,
+                loss=loss,
+                space=_space(block, method, loss),
+                num_trials=block.num_trials if _space(block, method, loss) else 0,
+            )
+            for block in self.sweep.blocks
+            for task_index in range(len(self.sweep.tasks))
+            for weak, strong in self.sweep.pairs_of(block)
+            for method in block.methods
+            for loss in block.losses
+        ]
+
+    def experiment(self, point: Point) -> Experiment:
+        """What a point computes."""
+        cell, sweep = point.cell, self.sweep
+        return Experiment(
+            task=sweep.tasks[cell.task_index],
+            data=self.data[cell.task_index],
+            weak=self.models[cell.task_index][cell.weak],
+            strong=self.models[cell.task_index][cell.strong],
+            method=point.method,
+            loss=point.loss,
+            supervisor_train=sweep.supervisor,
+            student_train=with_fields(sweep.student, point._values("student")),
+            ceiling_train=sweep.ceiling or sweep.student,
+            protocol=sweep.protocol,
+        )
+
+    def roles(self, point: Point) -> dict[int, Roles]:
+        """The evaluations of a point by seed."""
+        experiment = self.experiment(point)
+        return {seed: experiment.roles(seed) for seed in self.sweep.seeds}
+
+    def task_label(self, task_index: int) -> str:
+        """Name of a task in tables: its kind, numbered when a sweep has several of a kind."""
+        kind = self.sweep.tasks[task_index].kind
+        same = [i for i, task in enumerate(self.sweep.tasks) if task.kind == kind]
+        return kind if len(same) == 1 else f"{kind}-{same.index(task_index)}"
+
+
+def _space(block: Block, method: Method, loss: Loss) -> tuple[tuple[str, Distribution], ...]:
+    """The part of a block's space that a cell has fields for."""
+    owners = {"method": type(method), "loss": type(loss)}
+    return tuple(
+        (path, distribution)
+        for path, distribution in block.space.items()
+        if split_path(path)[0] == "student"
+        or split_path(path)[1] in owners[split_path(path)[0]].model_fields
+    )
+
+
+class Plan:
+    """Stages by key, inputs before those that read them."""
+
+    def __init__(self, roots: Iterable[Stage]) -> None:
+        """Collect `roots` and all they need, each stage once."""
+        self.stages: dict[str, Stage] = {}
+        self.num_unshared = 0
+        for root in roots:
+            for stage in walk(root, self.stages):
+                self.stages[stage.key] = stage
+            self.num_unshared += _trainings_below(root)
+
+    # `num_unshared` counts trainings as if every root brought its own: what sharing saves.
+
+    def __len__(self) -> int:
+        """Number of stages."""
+        return len(self.stages)
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Stages by kind."""
+        return Counter(stage.kind for stage in self.stages.values())
+
+    @property
+    def trainings(self) -> list[Stage]:
+        """The stages that take gradient steps."""
+        return [stage for stage in self.stages.values() if isinstance(stage, Finetune | Pretrain)]
+
+    def cost(self) -> float:
+        """Estimated seconds on one core of the reference machine, all stages together."""
+        return sum(stage.cost() for stage in self.stages.values())
+
+
+def walk(root: Stage, known: "dict[str, Stage] | None" = None) -> Iterator[Stage]:
+    """A stage and everything it needs, inputs first, each once; what is `known` is skipped."""
+    seen = set(known or ())
+    stack: list[tuple[Stage, bool]] = [(root, False)]
+    while stack:
+        stage, expanded = stack.pop()
+        if stage.key in seen:
+            continue
+        if expanded:
+            seen.add(stage.key)
+            yield stage
+        else:
+            stack.append((stage, True))
+            stack.extend((needed, False) for needed in reversed(stage.inputs) if needed.key not in seen)
+
+
+def _trainings_below(root: Stage) -> int:
+    """Trainings below a stage when nothing is shared between roots."""
+    return sum(isinstance(stage, Finetune | Pretrain) for stage in walk(root))

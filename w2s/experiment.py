@@ -1,0 +1,93 @@
+"""`Experiment`: one point of a sweep as a pure function to stages.
+
+An experiment names the task, the pair, the method, the loss and the recipes. At each seed it gives four evaluations to
+run: the floor (weak model alone), the supervisor (weak model as the method assists it), the student and the ceiling.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import SerializeAsAny
+
+from serving.debate.protocols.base import DebateProtocol
+from w2s.losses.base import Loss
+from w2s.methods.base import Method
+from w2s.spec import Spec
+from w2s.stages.evaluate import Evaluate
+from w2s.stages.pretrain import Model
+from w2s.stages.setup import Setup
+from w2s.tasks.base import Task
+from w2s.training.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The evaluations of an experiment at one seed."""
+
+    floor: Evaluate
+    """Weak model finetuned on ground truth, unaided."""
+    supervisor: Evaluate
+    """Weak model as the method assists it; the floor itself for a method that does not."""
+    student: Evaluate
+    """Strong model finetuned on the supervisor's labels."""
+    ceiling: Evaluate
+    """Strong model finetuned on ground truth of the student's rows."""
+    members: tuple[Evaluate, ...] = ()
+    """Supervisors that an ensemble combines, each scored alone."""
+
+    def __iter__(self) -> Iterator[Evaluate]:
+        """All evaluations, the student's last but for nothing: floor, ceiling, supervisor, members, student."""
+        yield from (self.floor, self.ceiling, self.supervisor, *self.members, self.student)
+
+
+class Experiment(Spec):
+    """Everything that one trial computes, at any seed."""
+
+    task: SerializeAsAny[Task]
+    """The task."""
+    data: str
+    """Fingerprint of the task's data."""
+    weak: Model
+    """Base model of the supervisor."""
+    strong: Model
+    """Base model of student and ceiling."""
+    method: SerializeAsAny[Method]
+    """How the student is supervised."""
+    loss: SerializeAsAny[Loss]
+    """Loss of the student."""
+    supervisor_train: TrainConfig
+    """Recipe of supervisors."""
+    student_train: TrainConfig
+    """Recipe of the student."""
+    ceiling_train: TrainConfig
+    """Recipe of the ceiling."""
+    protocol: SerializeAsAny[DebateProtocol]
+    """How debates go."""
+
+    def setup(self, seed: int) -> Setup:
+        """The experiment at one seed, as methods see it."""
+        return Setup(
+            task=self.task,
+            data=self.data,
+            weak=self.weak,
+            strong=self.strong,
+            loss=self.loss,
+            supervisor_train=self.supervisor_train,
+            student_train=self.student_train,
+            ceiling_train=self.ceiling_train,
+            protocol=self.protocol,
+            seed=seed,
+        )
+
+    def roles(self, seed: int) -> Roles:
+        """What to evaluate at one seed; the graph of stages hangs from it."""
+        setup = self.setup(seed)
+        supervision = self.method.supervision(setup)
+        student = setup.student(self.method.labels(setup))
+        return Roles(
+            floor=setup.evaluate_supervisor(setup.supervisor()),
+            supervisor=setup.evaluate_supervisor(supervision),
+            student=setup.evaluate(student, supervisor=supervision),
+            ceiling=setup.evaluate(setup.ceiling()),
+            members=tuple(setup.evaluate_supervisor(member) for member in self.method.members(setup)),
+        )
