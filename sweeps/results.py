@@ -1,0 +1,287 @@
+"""What a finished sweep leaves for people: plain values; no cluster, torch or store is needed.
+
+`SweepResults` is the whole: a `SweepSummary` (what was swept), a `TrialResult` per point of the
+space, the scored rows of every evaluation, the training curves and a few debates to read. It is a
+folder of JSON and parquet files (`save`, `load`), logged whole to the sweep's parent run; the
+report is made from nothing else.
+
+Rows are kept once per evaluation, by the key of its stage, and trials name keys: a floor that forty
+trials share is stored once.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import Field, JsonValue, TypeAdapter
+
+from sweeps.events import StageRecord
+from w2s.errors import UserError
+from w2s.spec import Spec
+
+SUMMARY_FILE = "summary.json"
+TRIALS_FILE = "trials.json"
+ROWS_FILE = "rows.parquet"
+CURVES_FILE = "curves.parquet"
+DEBATES_FILE = "debates.json"
+
+REPORTED_SPLITS = ("val", "test")
+
+Role = Literal["floor", "supervisor", "student", "ceiling"]
+ROLES: tuple[Role, ...] = ("floor", "supervisor", "student", "ceiling")
+Hyperparameter = float | int | str | bool
+
+
+class SeedKeys(Spec):
+    """The evaluate stages of one trial at one seed."""
+
+    seed: int
+    """Replicate."""
+    floor: str
+    """Key of the weak model's evaluation, finetuned on ground truth without assistance."""
+    supervisor: str
+    """Key of the assisted supervisor's evaluation; the floor's key where nothing assists."""
+    student: str
+    """Key of the student's evaluation."""
+    ceiling: str
+    """Key of the evaluation of the strong model finetuned on ground truth."""
+    members: tuple[str, ...] = ()
+    """Keys of the evaluations of an ensemble's members; empty for other methods."""
+
+
+class TrialResult(Spec):
+    """One point of the sweep and how it ended."""
+
+    trial_id: str
+    """Digest of the point (16 hex digits)."""
+    block: str
+    """Name of the sweep's block."""
+    task: str
+    """Label of the task."""
+    weak: str
+    """Rung of the supervisor."""
+    strong: str
+    """Rung of student and ceiling."""
+    method: str
+    """Label of the method, such as `debate(weak)`."""
+    method_kind: str
+    """Kind of the method, such as `debate`."""
+    loss: str
+    """Label of the student's loss, such as `confidence`."""
+    hyperparameters: dict[str, Hyperparameter] = Field(default_factory=dict)
+    """Searched values by path, such as `loss.max_weight`; empty for a grid point."""
+    searched: bool = False
+    """Whether the point came from a search; the report shows the best on `val` of each cell."""
+    status: Literal["done", "failed", "stopped"] = "done"
+    """`stopped`: a scheduler ended it between seeds."""
+    cause: str = ""
+    """Type and message of the error of a failed trial, one line."""
+    objective: float | None = None
+    """Mean over finished seeds of the student's score on `val`; None: no seed finished."""
+    keys: tuple[SeedKeys, ...] = ()
+    """Finished seeds, in the order in which they ran."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Finished seeds."""
+        return tuple(keys.seed for keys in self.keys)
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """Keys of every evaluation of the trial, each once."""
+        found = (
+            key
+            for seed in self.keys
+            for key in (seed.floor, seed.supervisor, seed.student, seed.ceiling, *seed.members)
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def name(self) -> str:
+        """Short name for tables: `xs>xl naive xent`."""
+        return f"{self.weak}>{self.strong} {self.method} {self.loss}"
+
+
+class RungSummary(Spec):
+    """One model of the ladder."""
+
+    name: str
+    """Name of the rung."""
+    num_parameters: int = Field(ge=0)
+    """All parameters of the base model."""
+    num_non_embedding: int = Field(ge=0)
+    """Parameters without input and output embeddings: the size on the figures' axes."""
+
+
+class TaskSummary(Spec):
+    """One task and what its loader had to say."""
+
+    name: str
+    """Label of the task, as in `TrialResult.task`."""
+    num_rows: dict[str, int] = Field(default_factory=dict)
+    """Rows by split."""
+    num_classes: int = Field(default=2, ge=2)
+    """Number of classes."""
+    notes: tuple[str, ...] = ()
+    """Leaks found and dropped, rows balanced away, sources used."""
+
+
+class SweepSummary(Spec):
+    """What was swept, when, and how to do it again."""
+
+    name: str
+    """Name of the sweep."""
+    sweep_key: str
+    """Digest of the whole resolved sweep."""
+    description: str = ""
+    """What it is for, one paragraph."""
+    command: str
+    """Command line that makes these results."""
+    started: float
+    """Unix time in seconds at which the run began that finished these results."""
+    finished: float
+    """Unix time in seconds at which the last trial ended."""
+    seeds: tuple[int, ...]
+    """Seeds asked for."""
+    objective: str = "accuracy"
+    """Score of the student on `val` that a search maximises."""
+    tasks: tuple[TaskSummary, ...] = Field(min_length=1)
+    """Tasks in the order of the file."""
+    ladder: tuple[RungSummary, ...] = Field(min_length=1)
+    """Models, smallest first."""
+    blocks: tuple[str, ...] = ()
+    """Names of the blocks, in the order of the file."""
+    stages: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Number of stages by kind and end state (`cached`, `done`, `failed`) in this run."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Versions of packages and platform, by name."""
+    spec: dict[str, JsonValue] = Field(default_factory=dict)
+    """The resolved sweep, every default written out."""
+
+
+class DebateTurn(Spec):
+    """One speech, as a reader of the report sees it."""
+
+    speaker: str
+    """Name of the side, such as `A`."""
+    position: str
+    """What the side defends, in words."""
+    text: str
+    """The argument."""
+
+
+class DebateVerdict(Spec):
+    """What one supervisor made of a debate."""
+
+    supervisor: str
+    """Who read it, such as `xs with debate`."""
+    probability_of_truth: float = Field(ge=0, le=1)
+    """Probability it gave to the true answer; above one half it was right (two classes)."""
+
+
+class DebateExample(Spec):
+    """A debate to read."""
+
+    row_id: str
+    """Row of `test` it is about."""
+    task: str
+    """Label of the task."""
+    question: str
+    """The question with the proposed answer."""
+    truth: str
+    """The true answer, in words."""
+    turns: tuple[DebateTurn, ...]
+    """The speeches in order."""
+    verdicts: tuple[DebateVerdict, ...] = ()
+    """Verdicts to show beside it."""
+
+
+_TRIALS = TypeAdapter(tuple[TrialResult, ...])
+_DEBATES = TypeAdapter(tuple[DebateExample, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResults:
+    """Everything the report is made of."""
+
+    summary: SweepSummary
+    """What was swept."""
+    trials: tuple[TrialResult, ...]
+    """Every point of the space, failed ones included."""
+    rows: pd.DataFrame
+    """One line per evaluation and row, as `pooled_rows` makes it."""
+    curves: pd.DataFrame = field(default_factory=lambda: pooled_curves(()))
+    """One line per stage, step and metric, as `pooled_curves` makes it."""
+    debates: tuple[DebateExample, ...] = ()
+    """Debates to read."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files into a folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY_FILE).write_text(self.summary.model_dump_json(indent=1), encoding="utf-8")
+        (folder / TRIALS_FILE).write_bytes(_TRIALS.dump_json(self.trials, indent=1))
+        (folder / DEBATES_FILE).write_bytes(_DEBATES.dump_json(self.debates, indent=1))
+        self.rows.to_parquet(folder / ROWS_FILE, index=False)
+        self.curves.to_parquet(folder / CURVES_FILE, index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SweepResults":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        for name in (SUMMARY_FILE, TRIALS_FILE, DEBATES_FILE, ROWS_FILE, CURVES_FILE):
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"the results of this sweep have no {name}; run the sweep again to complete "
+                    "them (finished stages are not recomputed)"
+                )
+        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return cls(
+            summary=SweepSummary.model_validate(summary),
+            trials=_TRIALS.validate_json((folder / TRIALS_FILE).read_bytes()),
+            rows=pd.read_parquet(folder / ROWS_FILE),
+            curves=pd.read_parquet(folder / CURVES_FILE),
+            debates=_DEBATES.validate_json((folder / DEBATES_FILE).read_bytes()),
+        )
+
+
+def pooled_rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One frame from the scored rows of many evaluations, `val` and `test` only.
+
+    Args:
+        frames: by key of the evaluate stage: split, row_id, group, label, predicted, correct,
+            prob_0 ...; other columns are left out.
+
+    Returns:
+        key, split, row_id, group, label, predicted, correct, prob_0 ...
+    """
+    kept = []
+    for key, frame in frames.items():
+        probabilities = sorted(
+            (c for c in frame.columns if c.startswith("prob_")), key=lambda c: int(c[5:])
+        )
+        columns = ["split", "row_id", "group", "label", "predicted", "correct", *probabilities]
+        part = frame.loc[frame["split"].isin(REPORTED_SPLITS), columns]
+        kept.append(part.assign(key=key)[["key", *columns]])
+    pooled = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(_NO_ROWS))
+    return pooled.astype(dict.fromkeys(("key", "split", "row_id", "group"), "category"))
+
+
+_NO_ROWS = ("key", "split", "row_id", "group", "label", "predicted", "correct")
+
+
+def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:
+    """Every metric of every curve as one long frame: key, name, kind, step, metric, value."""
+    lines = [
+        (record.key, record.name, record.kind, point.step, metric, float(value))
+        for record in records
+        for point in record.curve
+        for metric, value in point.metrics.items()
+    ]
+    frame = pd.DataFrame(lines, columns=["key", "name", "kind", "step", "metric", "value"])
+    return frame.astype({"step": "int64", "value": "float64"})
