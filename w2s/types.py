@@ -44,5 +44,6 @@ class LossOutput:
 
     loss: "Tensor"
     """Scalar to differentiate: the mean over the examples of the update."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Numbers for the training curve."""
+    metrics: "dict[str, float | Tensor]" = field(default_factory=dict)
+    """Numbers for the training curve, as means over the part's examples; a scalar tensor is read only when the curve
+    is, so that no step waits for the device."""

@@ -8,9 +8,10 @@ the whole update gets its logits from a first pass without gradient. So 1 x 32, 
 N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from w2s.models.classifier import Classifier
 from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
 from w2s.training.config import TrainConfig
 from w2s.training.parallel import Replicas
+from w2s.types import LossOutput
 
 Precision = Literal["fp32", "bf16"]
 ProgressReport = Callable[[int, int, dict[str, float]], None]
@@ -72,7 +74,52 @@ def finetune(
         ValueError: no rows, or targets of another shape.
         FloatingPointError: the loss became infinite or NaN.
     """
-    raise NotImplementedError
+    if len(rows) == 0 or len(targets_NC) != len(rows):
+        raise ValueError(
+            f"need one target per row and at least one row; found {len(rows)} rows, {len(targets_NC)} targets"
+        )
+    if config.batch_size < replicas.size:
+        raise ValueError(
+            f"batch_size {config.batch_size} leaves some of {replicas.size} workers without rows; "
+            f"use at most {config.batch_size} workers"
+        )
+    # Dropout is off, so the model stays in evaluation mode while it trains.
+    classifier.to(device).eval().requires_grad_(True)
+    parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(classifier, config)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
+    autocast = _autocast(device, precision)
+    updates = plan_updates(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
+    curve = _Curve(len(updates), replicas, on_progress)
+
+    for step, update in enumerate(updates):
+        factor = config.learning_rate_factor(step, len(updates))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+
+        own = update[replicas.slice(len(update))]
+        # A replica for which the last, small update has no row counts one with weight 0: all send the same messages.
+        seen, weight = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
+        parts = [_part(rows, targets, cut, device) for cut in _cut(seen, micro_batch_size)]
+        if loss.needs_whole_batch and (replicas.size > 1 or len(parts) > 1):
+            parts = _with_whole_update(
+                classifier, parts, len(own), targets[update].to(device), replicas, autocast
+            )
+
+        optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            share = len(part.targets_BC) * weight
+            with autocast:
+                output = loss(classifier, part, progress=step / len(updates))
+            (output.loss * share).backward()
+            curve.add(output, share)
+        replicas.sum_gradients(parameters)
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        curve.end_step(step + 1, config.learning_rate * factor)
+    return curve.points
 
 
 def predict(
@@ -99,4 +146,110 @@ def predict(
     Returns:
         [N, C] natural log-probabilities in the order of the rows.
     """
-    raise NotImplementedError
+    classifier.to(device).eval()
+    autocast = _autocast(device, precision)
+    max_tokens = INFERENCE_TOKENS.get(torch.device(device).type, INFERENCE_TOKENS["cuda"])
+    batches = plan_inference(rows.lengths, max_tokens=max_tokens, max_rows=micro_batch_size)
+    logprobs_NC = torch.zeros(len(rows), classifier.num_classes, device=device)
+    own = batches[replicas.rank :: replicas.size]
+    done = 0
+    with torch.inference_mode():
+        for indices in own:
+            input_ids_BT, mask_BT = collate(rows, indices, device)
+            with autocast:
+                logits_BC = classifier(input_ids_BT, mask_BT)
+            index = torch.from_numpy(indices).to(device)
+            logprobs_NC[index] = logits_BC.log_softmax(1)
+            done += len(indices)
+            on_progress(done, sum(len(batch) for batch in own), {})
+    return replicas.sum(logprobs_NC).cpu().numpy()
+
+
+def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with three groups: matrices of the backbone, its norms, biases and embeddings (no decay), the head."""
+    undecayed = {
+        id(parameter)
+        for module in classifier.backbone.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in classifier.backbone.parameters():
+        decays = parameter.ndim >= 2 and id(parameter) not in undecayed
+        (matrices if decays else others).append(parameter)
+    head = {"params": [classifier.head.weight], "lr": config.head_learning_rate or config.learning_rate}
+    return torch.optim.AdamW(
+        [{"params": matrices}, {"params": others, "weight_decay": 0.0}, head],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+class _Curve:
+    """Adds up losses and metrics as tensors, and reads them once a point: reading waits for the device."""
+
+    def __init__(self, num_steps: int, replicas: Replicas, on_progress: ProgressReport) -> None:
+        self.points: list[dict[str, float]] = []
+        self._num_steps = num_steps
+        self._interval = math.ceil(num_steps / CURVE_POINTS)
+        self._replicas = replicas
+        self._on_progress = on_progress
+        self._sums: dict[str, Tensor | float] = {}
+        self._steps = 0
+
+    def add(self, output: LossOutput, share: float) -> None:
+        """Count a part of an update, by its share of the update's rows."""
+        for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * share
+
+    def end_step(self, step: int, learning_rate: float) -> None:
+        """Close an update; every so many steps, write a point."""
+        self._steps += 1
+        if step % self._interval and step != self._num_steps:
+            return
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in self._sums.values()])
+        means = (self._replicas.sum(values) / self._steps).tolist()
+        point = dict(zip(self._sums, means, strict=True))
+        if not math.isfinite(point["loss"]):
+            raise FloatingPointError(
+                f"the loss is {point['loss']} by step {step} of {self._num_steps} at a learning rate of "
+                f"{learning_rate:.3g}; lower `learning_rate` or set `max_grad_norm`"
+            )
+        self._on_progress(step, self._num_steps, {**point, "learning_rate": learning_rate})
+        self.points.append({"step": float(step), "learning_rate": learning_rate, **point})
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        self._steps = 0
+
+
+def _cut(indices: NDArray[np.int64], micro_batch_size: int | None) -> list[NDArray[np.int64]]:
+    size = micro_batch_size or len(indices)
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _part(rows: TokenRows, targets: Tensor, indices: NDArray[np.int64], device: str) -> Batch:
+    input_ids_BT, mask_BT = collate(rows, indices, device)
+    return Batch(input_ids_BT, mask_BT, targets[torch.from_numpy(indices)].to(device))
+
+
+def _with_whole_update(
+    classifier: Classifier,
+    parts: list[Batch],
+    num_own: int,
+    targets_NC: Tensor,
+    replicas: Replicas,
+    autocast: AbstractContextManager[object],
+) -> list[Batch]:
+    """The parts with the logits of the whole update: one more forward pass, without gradient."""
+    with torch.no_grad(), autocast:
+        local_BC = torch.cat([classifier(part.input_ids_BT, part.attention_mask_BT) for part in parts])
+    logits_NC = replicas.gather_rows(local_BC[:num_own], len(targets_NC))
+    return [replace(part, whole_targets_NC=targets_NC, whole_logits_NC=logits_NC) for part in parts]
+
+
+def _autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

@@ -1,0 +1,33 @@
+"""Cross-entropy to the labels: naive finetuning (Burns et al. 2023, section 3), and training on ground truth.
+
+B examples, C classes.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from w2s.losses.base import Batch, Loss
+from w2s.types import LossOutput
+
+
+def harden(probabilities_BC: Tensor) -> Tensor:
+    """One-hot of the most probable class; the first one of equals."""
+    num_classes = probabilities_BC.shape[1]
+    return functional.one_hot(probabilities_BC.argmax(1), num_classes).to(probabilities_BC.dtype)
+
+
+class Xent(Loss):
+    """Cross-entropy to the labels."""
+
+    kind: Literal["xent"] = "xent"
+    """Name of the loss."""
+    hard: bool = False
+    """Learn from the label's most probable class in place of its probabilities."""
+
+    def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
+        """Cross-entropy of one part."""
+        targets_BC = harden(batch.targets_BC) if self.hard else batch.targets_BC
+        logits_BC = model(batch.input_ids_BT, batch.attention_mask_BT)
+        return LossOutput(functional.cross_entropy(logits_BC, targets_BC))

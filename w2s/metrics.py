@@ -1,0 +1,106 @@
+"""Scores of predictions: pure numpy, natural logarithms, no thresholds tuned on anything.
+
+N rows, C classes. Predictions are class log-probabilities or probabilities [N, C] as said at each function; labels are integers [N].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+def correctness(probabilities_NC: Floats, labels_N: Integers) -> Floats:
+    """1.0 where the most probable class (the first of equals) is the label, else 0.0: [N]."""
+    return (np.argmax(probabilities_NC, axis=1) == labels_N).astype(np.float64)
+
+
+def accuracy(probabilities_NC: Floats, labels_N: Integers) -> float:
+    """Share of rows whose most probable class is the label; NaN without rows."""
+    return _mean(correctness(probabilities_NC, labels_N))
+
+
+def balanced_accuracy(probabilities_NC: Floats, labels_N: Integers) -> float:
+    """Mean over the classes that occur of the accuracy on their rows."""
+    right_N = correctness(probabilities_NC, labels_N)
+    return _mean(np.array([right_N[labels_N == c].mean() for c in np.unique(labels_N)]))
+
+
+def auroc(scores_N: Floats, labels_N: Integers) -> float:
+    """Chance that a row of class 1 scores above one of class 0, ties counting one half; NaN if a class is missing."""
+    positive_N = np.asarray(labels_N) == 1
+    num_positive = int(positive_N.sum())
+    num_negative = len(positive_N) - num_positive
+    if num_positive == 0 or num_negative == 0:
+        return float("nan")
+    _, place_N, counts = np.unique(scores_N, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(mean_rank[place_N][positive_N].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+
+
+def expected_calibration_error(probabilities_NC: Floats, labels_N: Integers, num_bins: int = 10) -> float:
+    """Mean over rows of |confidence - accuracy| of their bin; bins of equal width over the top class's probability.
+
+    A confidence on an edge belongs to the bin below it (Guo et al. 2017, arXiv:1706.04599, equation 3).
+    """
+    confidence_N = np.max(probabilities_NC, axis=1)
+    right_N = correctness(probabilities_NC, labels_N)
+    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
+    difference = np.bincount(bin_N, weights=confidence_N - right_N, minlength=num_bins)
+    return float(np.abs(difference).sum() / len(right_N)) if len(right_N) else float("nan")
+
+
+def brier(probabilities_NC: Floats, labels_N: Integers) -> float:
+    """Mean over rows of the squared distance to the one-hot label: 0 to 2."""
+    one_hot_NC = np.eye(probabilities_NC.shape[1])[labels_N]
+    return _mean(((probabilities_NC - one_hot_NC) ** 2).sum(1))
+
+
+def log_loss(logprobs_NC: Floats, labels_N: Integers) -> float:
+    """Mean over rows of -log P(label), in nats; from log-probabilities, so that nothing is clipped."""
+    return _mean(-np.asarray(logprobs_NC)[np.arange(len(labels_N)), labels_N])
+
+
+def performance_gap_recovered(
+    weak: float, student: float, ceiling: float, *, noise: float = 0.0
+) -> float | None:
+    """PGR (Burns et al. 2023, section 3): (student - weak) / (ceiling - weak).
+
+    Unbounded both ways: below 0 the student is worse than its supervisor, above 1 better than the ceiling.
+
+    Args:
+        weak: score of the weak supervisor.
+        student: score of the strong student.
+        ceiling: score of the strong ceiling.
+        noise: largest gap that is not told from 0.
+
+    Returns:
+        None when ceiling - weak is at most `noise`: the gap is too small, the ratio says nothing.
+    """
+    gap = ceiling - weak
+    return None if gap <= noise else (student - weak) / gap
+
+
+class Agreement(NamedTuple):
+    """Shares of rows on which student and supervisor predict the same class; NaN where there are no such rows."""
+
+    overall: float
+    """Of all rows."""
+    supervisor_right: float
+    """Of the rows on which the supervisor is right."""
+    supervisor_wrong: float
+    """Of the rows on which the supervisor is wrong: its errors that the student repeats."""
+
+
+def agreement(student_NC: Floats, supervisor_NC: Floats, labels_N: Integers) -> Agreement:
+    """Agreement of student and weak supervisor (Burns et al. 2023, section 5.1.3), from (log-)probabilities."""
+    same_N = correctness(student_NC, np.argmax(supervisor_NC, axis=1))
+    right_N = correctness(supervisor_NC, labels_N) == 1
+    return Agreement(_mean(same_N), _mean(same_N[right_N]), _mean(same_N[~right_N]))
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
