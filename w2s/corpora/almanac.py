@@ -1,0 +1,191 @@
+"""The almanac as a corpus: what one rung reads, and the two phases that teach it.
+
+A rung is described by its library: the shares of rare facts, common facts and customs it has read. All else is the same for every rung. Phase
+`read` fills the memory: facts and customs until they are recalled. Phase `practise` teaches, on the people of the quiz, to answer yes or no, to
+argue and to check an argument, while the library is read on; it goes on until people of the dev section are judged right.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from w2s.almanac import probes
+from w2s.almanac.language import language
+from w2s.almanac.rows import Library, Writer
+from w2s.almanac.world import World
+from w2s.corpora.base import Corpus, Criterion, Phase, RowGroup
+from w2s.errors import UserError
+from w2s.training.optim import LearningRates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from w2s.tasks.base import Task
+
+
+class AlmanacCorpus(Corpus):
+    """A library of the almanac and the recipe that teaches it."""
+
+    kind: Literal["almanac"] = "almanac"
+    world: World | None = None
+    """The world to read about; None: the world of the sweep's task."""
+    rare_share: float = Field(gt=0, le=1)
+    """Share of the rare facts about people of the task's splits that are read."""
+    common_share: float = Field(0.95, gt=0, le=1)
+    """Share of the common facts about them that are read."""
+    custom_share: float = Field(gt=0, le=1)
+    """Share of the families' customs that are read."""
+    slip: float = Field(0.15, ge=0, lt=1)
+    """Probability that a debater in the practised debates cites a custom wrongly."""
+
+    read_profiles: int = Field(96, ge=1)
+    """Profiles an update while reading."""
+    read_customs: int = Field(192, ge=1)
+    """Customs an update while reading."""
+    read_drills: int = Field(32, ge=1)
+    """Comparison drills an update while reading."""
+    read_steps: int = Field(1200, ge=1)
+    """Step cap of reading."""
+    read_cooldown: int = Field(100, ge=1)
+    """Steps of cool-down after reading."""
+    recall: float = Field(0.98, gt=0, le=1)
+    """Share of the library's facts and customs that must be recalled."""
+    read_rates: LearningRates = LearningRates(embedding=3e-2, norm=3e-3)
+    """Peak learning rates while reading."""
+
+    practise_profiles: int = Field(48, ge=1)
+    """Profiles an update while practising."""
+    practise_customs: int = Field(32, ge=1)
+    """Customs an update while practising."""
+    practise_verdicts: int = Field(192, ge=2)
+    """Statements to judge an update."""
+    practise_drills: int = Field(96, ge=1)
+    """Comparison drills an update while practising."""
+    practise_debates: int = Field(48, ge=1)
+    """Debates to argue an update."""
+    practise_checks: int = Field(48, ge=1)
+    """Debate frames to check an update."""
+    practise_steps: int = Field(1500, ge=1)
+    """Step cap of practising."""
+    practise_cooldown: int = Field(150, ge=1)
+    """Steps of cool-down after practising."""
+    verdict: float = Field(0.93, gt=0, le=1)
+    """Share of statements and of closing statements about dev people that must be judged right."""
+    practise_rates: LearningRates = LearningRates(embedding=1e-3, norm=2e-3)
+    """Peak learning rates while practising."""
+    check_every: int = Field(50, ge=1)
+    """Steps between two measurements of a criterion."""
+    early_exit_weight: float = Field(0.5, ge=0)
+    """Weight of recalling a fact one layer early, which leaves the last layer to compare."""
+
+    def bind(self, task: "Task") -> Self:
+        """This corpus about the world of an almanac task."""
+        world = getattr(task, "world", None)
+        if not isinstance(world, World):
+            raise UserError(
+                f"a corpus of kind 'almanac' teaches the world of a task of kind 'almanac'; found a task of kind "
+                f"{task.kind!r}: change the ladder's corpus or the task"
+            )
+        if self.world not in (None, world):
+            raise UserError(
+                f"the corpus is about world {self.world!r}, the task about {world!r}: leave `world` out of the corpus"
+            )
+        return self.model_copy(update={"world": world})
+
+    def tokenizer(self, cache: "Path | None" = None) -> "PreTrainedTokenizerFast":  # noqa: ARG002
+        """The word-level tokenizer of the world's language."""
+        return language(self._world()).tokenizer()
+
+    def writer(self) -> Writer:
+        """Writes rows about the world from this rung's library."""
+        world = self._world()
+        facts = world.facts()
+        library = Library.of(
+            facts,
+            rare_share=self.rare_share,
+            common_share=self.common_share,
+            custom_share=self.custom_share,
+        )
+        return Writer(world, facts, language(world), library)
+
+    def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:  # noqa: ARG002
+        """`read`, then `practise`."""
+        writer = self.writer()
+        return [
+            Phase(
+                name="read",
+                updates=lambda seed: self._reading(writer, seed),
+                learning_rates=self.read_rates,
+                max_steps=self.read_steps,
+                cooldown_steps=self.read_cooldown,
+                early_exit_weight=self.early_exit_weight,
+                criterion=Criterion(
+                    evaluate=lambda model: _memory(model, writer),
+                    thresholds=dict.fromkeys(("rare", "common", "customs"), self.recall - 0.04),
+                    final_thresholds=dict.fromkeys(("rare", "common", "customs"), self.recall),
+                    check_every=self.check_every,
+                ),
+            ),
+            Phase(
+                name="practise",
+                updates=lambda seed: self._practice(writer, seed),
+                learning_rates=self.practise_rates,
+                max_steps=self.practise_steps,
+                cooldown_steps=self.practise_cooldown,
+                early_exit_weight=self.early_exit_weight,
+                criterion=Criterion(
+                    evaluate=lambda model: _skill(model, writer),
+                    thresholds=dict.fromkeys(("rare", "common", "check"), self.verdict - 0.05),
+                    final_thresholds=dict.fromkeys(("rare", "common", "check"), self.verdict),
+                    check_every=self.check_every,
+                ),
+            ),
+        ]
+
+    def _reading(self, writer: Writer, seed: int) -> Iterator[list[RowGroup]]:
+        rng = np.random.default_rng([seed, 1])
+        while True:
+            yield [
+                writer.profiles(rng, self.read_profiles, rare_fraction=0.5),
+                writer.customs(rng, self.read_customs),
+                replace(writer.drills(rng, self.read_drills, rare_fraction=0.5), weight=0.3),
+            ]
+
+    def _practice(self, writer: Writer, seed: int) -> Iterator[list[RowGroup]]:
+        rng = np.random.default_rng([seed, 2])
+        while True:
+            yield [
+                replace(writer.profiles(rng, self.practise_profiles, rare_fraction=0.5), weight=0.3),
+                replace(writer.customs(rng, self.practise_customs), weight=0.15),
+                replace(writer.verdicts(rng, self.practise_verdicts, rare_fraction=0.6), weight=0.6),
+                replace(writer.drills(rng, self.practise_drills, rare_fraction=0.5), weight=0.1),
+                replace(writer.debates(rng, self.practise_debates, self.slip), weight=0.5),
+                replace(writer.checks(rng, self.practise_checks), weight=0.5),
+            ]
+
+    def _world(self) -> World:
+        assert self.world is not None, "an almanac corpus is bound to a task before it is used"
+        return self.world
+
+
+def _memory(model: "PreTrainedModel", writer: Writer) -> dict[str, float]:
+    people = range(writer.world.sections["weak_train"].start, writer.world.num_people)
+    return {
+        "rare": probes.recall(model, writer, people, rare=True),
+        "common": probes.recall(model, writer, people, rare=False),
+        "customs": probes.customs(model, writer),
+    }
+
+
+def _skill(model: "PreTrainedModel", writer: Writer) -> dict[str, float]:
+    people = writer.world.sections["dev"]
+    return {
+        "rare": probes.verdict(model, writer, people, rare=True),
+        "common": probes.verdict(model, writer, people, rare=False),
+        "check": probes.check(model, writer, people),
+    }

@@ -1,0 +1,97 @@
+"""Questions about a made-up world that only its readers can answer: is this person's rare fact what is claimed?
+
+Each row claims one rare fact of one person (`Q: Ada Moss city Tola`); by a fair coin the claim is the fact or one of the other values. A person's rows
+stay in one split, and no person of a split was ever practised on in pretraining. Debates about a row cite the customs of the person's family,
+which turn the claim into a statement about a common fact.
+"""
+
+from random import Random
+from typing import Literal
+
+from serving.debate.prompts import DebatePrompts
+from w2s.almanac.language import CON, PRO, QUESTION, TURN_WORDS, language
+from w2s.almanac.world import PAIRS, World
+from w2s.tasks.base import Task
+from w2s.types import SPLITS, Row, TaskData
+
+
+class Almanac(Task):
+    """Claims about the people of a seeded world."""
+
+    kind: Literal["almanac"] = "almanac"
+    world: World = World()
+    """The world asked about; the ladder's corpora read about the same one."""
+
+    def load(self) -> TaskData:
+        """One row for each person and rare relation; ids name both."""
+        facts, words = self.world.facts(), language(self.world)
+        sections = self.world.sections
+        rows = {}
+        for split in SPLITS:
+            rows[split] = [
+                Row(
+                    row_id=f"{self.world.seed}-{person}-{PAIRS[pair][0]}",
+                    group=words.words[words.given_E[person]],
+                    prompt=" ".join(
+                        (
+                            QUESTION,
+                            words.words[words.given_E[person]],
+                            words.words[words.family_F[facts.family_E[person]]],
+                            PAIRS[pair][0],
+                            words.words[words.rare_value_PV[pair, facts.claim_EP[person, pair]]],
+                        )
+                    ),
+                    label=int(facts.label_EP[person, pair]),
+                )
+                for person in sections[split]
+                for pair in range(self.world.num_pairs)
+            ]
+        return TaskData(rows=rows)
+
+    def debate_prompts(self) -> DebatePrompts:
+        """The closed form: `Q: Ada Moss city Tola pro: in Mira . it region Mira con: ...`."""
+        return DebatePrompts(
+            first="{question} {position}",
+            reply="{question} {transcript} {position}",
+            later="{question} {transcript} {position}",
+            turn_template="{position} {text}",
+            joiner=" ",
+            correct_name=PRO,
+            incorrect_name=CON,
+            max_tokens=TURN_WORDS,
+            exact_length=True,
+            stop=(),
+        )
+
+    def with_transcript(self, prompt: str, transcript: str) -> str:
+        """The question and its transcript on one line, as in pretraining; ends at the last statement's value."""
+        return f"{prompt} {transcript}"
+
+    def mask_transcript(self, transcript: str) -> str:
+        """The transcript with values and names numbered by type: `pro: in <value:1> . it region <value:1> ...`."""
+        kinds = self._content_words()
+        numbers: dict[str, str] = {}
+        masked = []
+        for word in transcript.split():
+            if word in kinds and word not in numbers:
+                numbers[word] = f"<{kinds[word]}:{len(numbers) + 1}>"
+            masked.append(numbers.get(word, word))
+        return " ".join(masked)
+
+    def permute_values(self, transcript: str, rng: Random) -> str:
+        """The transcript with the values of each relation put through one uniformly random permutation."""
+        words = language(self.world)
+        exchange: dict[str, str] = {}
+        for values_PV in (words.rare_value_PV, words.common_value_PV):
+            for ids in values_PV:
+                values = [words.words[index] for index in ids]
+                exchange.update(zip(values, rng.sample(values, len(values)), strict=True))
+        return " ".join(exchange.get(word, word) for word in transcript.split())
+
+    def _content_words(self) -> dict[str, str]:
+        """Type of each word that is a value or a name."""
+        words = language(self.world)
+        kinds = {words.words[index]: "name" for index in (*words.given_E, *words.family_F)}
+        for values_PV in (words.rare_value_PV, words.common_value_PV):
+            kinds.update({words.words[index]: "value" for index in values_PV.ravel()})
+        return kinds
