@@ -2,7 +2,7 @@
 # Make .venv from nothing: locked dependencies and this project, editable.
 #
 # The stamps in .venv hold the digests of what was installed and are written last: nothing changed means nothing is
-# done, and an interrupted or outdated .venv is made anew.
+# done; an interrupted or outdated .venv is made anew.
 #
 #   W2S_BUILD   cpu or cuda; default: cuda where an NVIDIA GPU is found
 #   W2S_PYTHON  interpreter of the new .venv; default: python3.11, or a python3 that is 3.11
@@ -23,7 +23,7 @@ case "${W2S_BUILD:-}" in
   *) die "W2S_BUILD is '$W2S_BUILD'; allowed: cpu, cuda" ;;
 esac
 lock=requirements/$build.lock
-dependencies="$build $(digest "$lock" tools/setup.sh)"
+dependencies="$build $(digest "$lock")"
 project=$(digest pyproject.toml)
 
 find_python() {
