@@ -30,11 +30,10 @@ class StageContext:
     """Where and how a stage runs. Nothing here may change its result."""
 
     output_dir: Path
-    """Empty local folder for the stage's files; in the `train` lane only rank 0 writes."""
+    """Local folder for the stage's files, empty but in the `serve` lane, where an attempt finds what a failed one
+    left; in the `train` lane only rank 0 writes."""
     inputs: Mapping[str, Path]
     """Local artifact folder of each input stage, by key."""
-    partial_dir: Path | None = None
-    """Folder that outlives a failed attempt of the same stage: what is written here is found again; None: none."""
     replicas: "Replicas | None" = None
     """Data-parallel group (`train` lane)."""
     device: str = "cpu"

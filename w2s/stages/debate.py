@@ -1,11 +1,10 @@
 """Debates by served models about the rows of a task (Lang et al. 2025).
 
-Two instances of one model argue opposite positions; nobody judges here. Finished debates are appended to a file that
-outlives a crash, so a second attempt generates only what is missing.
+Two instances of one model argue opposite positions; nobody judges here. Each finished debate is appended to
+`transcripts.jsonl` at once, so an attempt after a crash generates only what is missing.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +25,7 @@ from w2s.types import SPLITS, Split
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-PARTIAL_FILE = "transcripts.jsonl"
+FINISHED_FILE = "transcripts.jsonl"
 
 
 class Debate(Stage):
@@ -68,11 +67,10 @@ class Debate(Stage):
         ]
         key = model_key(self.debater)
         speaker = Speaker(model=self.debater.name, digest=key, client=context.clients[key])
-        done = _read_partial(context.partial_dir)
+        done = _read_finished(context.output_dir / FINISHED_FILE)
         total, num_tokens = len(questions), 0
 
-        folder = context.partial_dir or context.output_dir
-        with (folder / PARTIAL_FILE).open("a", encoding="utf-8") as file:
+        with (context.output_dir / FINISHED_FILE).open("a", encoding="utf-8") as file:
 
             def finished(transcript: Transcript) -> None:
                 nonlocal num_tokens
@@ -102,17 +100,16 @@ class Debate(Stage):
         rows.to_parquet(context.output_dir / TRANSCRIPTS_FILE, index=False)
 
 
-def _read_partial(folder: Path | None) -> dict[str, Transcript]:
+def _read_finished(path: Path) -> dict[str, Transcript]:
     """Debates that an earlier attempt finished; a line that was cut off is dropped."""
     done: dict[str, Transcript] = {}
-    path = folder / PARTIAL_FILE if folder else None
-    if path is None or not path.exists():
+    if not path.exists():
         return done
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            row: Mapping[str, object] = json.loads(line)
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        transcript = Transcript.from_row(dict(row))
+        transcript = Transcript.from_row(row)
         done[transcript.question_id] = transcript
     return done

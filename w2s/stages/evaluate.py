@@ -56,7 +56,7 @@ def scored_rows(
 
     Returns:
         split, row_id, group, label, predicted, correct, prob_0 ... prob_{C-1} and, with a supervisor,
-        supervisor_predicted and supervisor_correct.
+        supervisor_prob_0 ... supervisor_prob_{C-1}.
     """
     frame = read_predictions(predictions)
     columns = logprob_columns(frame)
@@ -67,10 +67,10 @@ def scored_rows(
     scored["predicted"] = probabilities.argmax(1)
     if supervisor is not None:
         weak = read_predictions(supervisor)
-        weak["supervisor_predicted"] = weak[logprob_columns(weak)].to_numpy().argmax(1)
-        scored = scored.merge(
-            weak[["split", "row_id", "supervisor_predicted"]], on=["split", "row_id"], validate="one_to_one"
-        )
+        names = {column: column.replace("logprob_", "supervisor_prob_") for column in logprob_columns(weak)}
+        weak = weak.rename(columns=names)
+        weak[list(names.values())] = np.exp(weak[list(names.values())].to_numpy(np.float64))
+        scored = scored.merge(weak, on=["split", "row_id"], how="left", validate="one_to_one")
     truth = pd.concat([read_truth(folder) for folder in truths])
     groups = read_prompts(prompts)[["split", "row_id", "group"]]
     joined = groups.merge(truth, on=["split", "row_id"], validate="one_to_one").merge(
@@ -80,21 +80,33 @@ def scored_rows(
         raise ValueError(f"{int(joined['predicted'].isna().sum())} rows have a label but no prediction")
     joined["predicted"] = joined["predicted"].astype(int)
     joined["correct"] = joined["predicted"] == joined["label"]
-    if supervisor is not None:
-        joined["supervisor_predicted"] = joined["supervisor_predicted"].astype(int)
-        joined["supervisor_correct"] = joined["supervisor_predicted"] == joined["label"]
     return joined
 
 
 def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
-    labels = frame["label"].to_numpy()
-    probabilities_NC = frame[sorted(c for c in frame.columns if c.startswith("prob_"))].to_numpy()
-    scores: dict[str, Any] = {"num_rows": len(frame), **metrics.classification(labels, probabilities_NC)}
-    if "supervisor_predicted" in frame.columns:
-        predicted = frame["predicted"].to_numpy()
-        weak = frame["supervisor_predicted"].to_numpy()
-        scores.update(metrics.agreement(predicted, weak, labels))
-    return scores
+    labels_N = frame["label"].to_numpy()
+    probabilities_NC = _matrix(frame, "prob_")
+    scores: dict[str, Any] = {
+        "num_rows": len(frame),
+        "accuracy": metrics.accuracy(probabilities_NC, labels_N),
+        "balanced_accuracy": metrics.balanced_accuracy(probabilities_NC, labels_N),
+        "log_loss": metrics.log_loss(np.log(np.maximum(probabilities_NC, 1e-12)), labels_N),
+        "brier": metrics.brier(probabilities_NC, labels_N),
+        "expected_calibration_error": metrics.expected_calibration_error(probabilities_NC, labels_N),
+    }
+    if probabilities_NC.shape[1] == 2:
+        scores["auroc"] = metrics.auroc(probabilities_NC[:, 1], labels_N)
+    if "supervisor_prob_0" in frame.columns:
+        agreement = metrics.agreement(probabilities_NC, _matrix(frame, "supervisor_prob_"), labels_N)
+        scores["agreement"] = agreement.overall
+        scores["agreement_where_right"] = agreement.supervisor_right
+        scores["agreement_where_wrong"] = agreement.supervisor_wrong
+    return {name: None if value != value else value for name, value in scores.items()}  # noqa: PLR0124 - NaN
+
+
+def _matrix(frame: pd.DataFrame, prefix: str) -> "np.ndarray[Any, Any]":
+    columns = [c for c in frame.columns if c.startswith(prefix)]
+    return frame[sorted(columns, key=lambda c: int(c.removeprefix(prefix)))].to_numpy()
 
 
 def read_evaluation(folder: Path) -> dict[str, dict[str, float]]:

@@ -33,6 +33,10 @@ class Pretrain(Stage):
         """Readable name."""
         return f"pretrain-{self.architecture.hidden_size}x{self.architecture.num_layers}-{self.corpus.kind}"
 
+    def size(self) -> int:
+        """Parameters without the two embedding tables: the size on the axes of figures."""
+        return self.architecture.num_parameters(0)
+
     def run(self, context: StageContext) -> None:
         """Train through the corpus's phases and write `model/`: weights, config and tokenizer.
 

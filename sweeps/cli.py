@@ -1,0 +1,214 @@
+"""The `w2s` command: parses the command line and hands over to one module of `sweeps.commands`.
+
+Nothing heavy is imported here: `w2s --help` answers at once. A `UserError` (or an error of the store or the serving layer that the
+user can mend) becomes one message on stderr and exit code 2; Ctrl-C ends with 130.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+_DESCRIPTION = """\
+Weak-to-strong generalization sweeps: plan them, run them on Ray, compare them in MLflow.
+
+A sweep file (TOML, or Python with a function `sweep()`) names a task, a ladder of models, and blocks of pairs,
+methods and losses. Every model finetune, label set, debate and evaluation it needs is a stage, run once and kept."""
+
+_EXAMPLES = """\
+examples:
+  w2s plan examples/almanac.toml        what would run, and how much sharing saves
+  w2s run examples/almanac.toml         run it; run it again: everything is cached
+  w2s report almanac                    tables, figures and debates as HTML, Markdown and CSV
+  w2s ui                                compare runs in the MLflow UI
+  w2s list methods                      what can be named in a sweep file
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="w2s",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES + "\n`w2s VERB --help` explains a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+
+    def verb(name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(
+            name,
+            help=help_text,
+            description=description,
+            epilog="examples:\n" + examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    plan = verb(
+        "plan",
+        "validate a sweep file and show what would run",
+        "Validate a sweep file and print its splits, its stages by kind, how many trainings sharing saves, and\n"
+        "an estimate of the cost. Runs nothing and starts no cluster.",
+        "  w2s plan examples/almanac.toml\n"
+        "  w2s plan examples/almanac.toml --set 'seeds=[0,1,2,3,4]'\n"
+        "  w2s plan examples/almanac.toml --keys      list every stage with its key and whether it is cached\n",
+    )
+    _file(plan)
+    plan.add_argument("--keys", action="store_true", help="list every stage: state, key, name")
+
+    run = verb(
+        "run",
+        "run a sweep on Ray and log it to MLflow",
+        "Run a sweep. What is in the store is not run again, so the same command goes on after an interruption.\n"
+        "Ends with the report. Exit code 0: all points done; 1: some failed; 2: bad input, nothing was run.",
+        "  w2s run examples/almanac.toml\n"
+        "  w2s run examples/almanac.toml --set 'seeds=[0]' --set blocks.0.pairs=largest\n"
+        "  w2s run examples/almanac.toml --address auto            join the cluster on this machine\n"
+        "  ray job submit --address http://HEAD:8265 --working-dir . -- w2s run examples/almanac.toml\n",
+    )
+    _file(run)
+    run.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else a local one is started)")
+    run.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+
+    status = verb(
+        "status",
+        "what is in the store, by sweep file or by kind",
+        "Show how much of a sweep is done, or, without a file, what the store holds.",
+        "  w2s status                            stages in ./w2s_store by kind\n"
+        "  w2s status examples/almanac.toml      cached and missing stages of this sweep\n",
+    )
+    status.add_argument("file", nargs="?", help="sweep file (default: the whole store)")
+    _set(status)
+    status.add_argument("--store", help="artifact store (default: that of the file, else w2s_store)")
+
+    explain = verb(
+        "explain",
+        "a stage's spec, or what differs between two",
+        "Print the spec of a stage in the store; with two keys, the fields in which they differ. A key may be cut to\n"
+        "as many digits as make it unique.",
+        "  w2s explain 9f3a61c07b2e4d18\n  w2s explain 9f3a 77b0\n",
+    )
+    explain.add_argument("key", help="key of a stage (16 hex digits or the first few)")
+    explain.add_argument("key2", nargs="?", help="another one, to compare")
+    explain.add_argument("--store", default="w2s_store", help="artifact store (default: %(default)s)")
+
+    report = verb(
+        "report",
+        "write the report of a sweep from MLflow",
+        "Write report.html (one self-contained file), report.md and results.csv of a sweep, from what is logged in\n"
+        "MLflow. Needs neither the store nor a cluster.",
+        "  w2s report almanac\n  w2s report almanac --out /tmp/almanac --tracking-uri http://mlflow:5000\n",
+    )
+    report.add_argument("sweep", help="name of the sweep (its MLflow experiment)")
+    report.add_argument("--out", help="folder to write to (default: reports/SWEEP)")
+    report.add_argument(
+        "--tracking-uri", default="sqlite:///mlflow.db", help="MLflow to read from (default: %(default)s)"
+    )
+
+    serve = verb(
+        "serve",
+        "bring a sweep's debaters up as OpenAI-compatible endpoints",
+        "Serve the models that argue or teach in a sweep file with vLLM behind Ray Serve, print how to call them, and\n"
+        "stay up until Ctrl-C. Models that the sweep pretrains must be in the store (`w2s run` puts them there).",
+        "  w2s serve examples/almanac.toml\n  w2s serve examples/almanac.toml --models xl --port 8010\n",
+    )
+    _file(serve)
+    serve.add_argument("--models", nargs="+", metavar="RUNG", help="rungs to serve (default: all that debate or teach)")
+    serve.add_argument("--address", help="Ray cluster to join")
+    serve.add_argument("--port", type=int, default=8000, help="HTTP port on loopback (default: %(default)s)")
+
+    debate = verb(
+        "debate",
+        "one debate, live, in the terminal",
+        "Let two instances of a rung argue about one row of the task's test split, as the sweep's protocol says.",
+        "  w2s debate examples/almanac.toml --row 12\n"
+        "  w2s debate examples/almanac.toml --row 12 --debater xs --seed 3\n",
+    )
+    _file(debate)
+    debate.add_argument("--row", type=int, required=True, help="row of the test split, from 0")
+    debate.add_argument("--debater", metavar="RUNG", help="rung that argues (default: the last of the ladder)")
+    debate.add_argument("--seed", type=int, default=0, help="seed of sides and arguments (default: %(default)s)")
+    debate.add_argument("--address", help="Ray cluster to join")
+
+    ui = verb(
+        "ui",
+        "open the MLflow UI on loopback",
+        "Start the MLflow UI on 127.0.0.1 and stay up until Ctrl-C.",
+        "  w2s ui\n  w2s ui --port 5001 --tracking-uri sqlite:///other.db\n",
+    )
+    ui.add_argument("--port", type=int, default=5000, help="port on loopback (default: %(default)s)")
+    ui.add_argument(
+        "--tracking-uri", default="sqlite:///mlflow.db", help="MLflow database (default: %(default)s)"
+    )
+
+    list_kinds = verb(
+        "list",
+        "what can be named in a sweep file",
+        "List the tasks, losses, methods or models that a sweep file can name, with their fields and defaults.",
+        "  w2s list losses\n  w2s list tasks\n",
+    )
+    list_kinds.add_argument("what", choices=("tasks", "losses", "methods", "models"), help="which kind")
+    return parser
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="sweep file (.toml or .py)")
+    _set(parser)
+
+
+def _set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a.b=VALUE",
+        help="change a field of the file; VALUE in TOML, list items by index; may be repeated",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from importlib.metadata import version
+
+        print(version("w2s"))
+        return 0
+    if arguments.verb is None:
+        parser.print_help()
+        return 0
+    # Before any of the libraries is imported: none of them phones home, and idle OpenMP threads sleep.
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from serving.errors import ServingInputError
+    from w2s.errors import StoreError, UserError
+
+    module = importlib.import_module(f"sweeps.commands.{_MODULES.get(arguments.verb, arguments.verb)}")
+    try:
+        return module.run(arguments)
+    except (UserError, StoreError, ServingInputError) as error:
+        print(f"w2s {arguments.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+_MODULES = {"list": "list_kinds"}
+QUIET_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""From the store and the book to `SweepResults`: the only reader of the store for people's tables.
+
+Everything the report needs is put together here and logged to MLflow; the report itself never opens the store.
+"""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+
+import pandas as pd
+
+from sweeps.book import TrialBook
+from sweeps.events import StageEvent
+from sweeps.plan import Planner
+from sweeps.results import (
+    DebateExample,
+    DebateTurn,
+    DebateVerdict,
+    RungSummary,
+    SweepResults,
+    SweepSummary,
+    TaskSummary,
+    TrialResult,
+    pooled_curves,
+    pooled_rows,
+)
+from sweeps.store import PACKAGES, ArtifactStore
+from w2s.models.source import PretrainedModel, num_parameters
+from w2s.spec import digest
+from w2s.stages import data
+from w2s.stages.base import Stage
+from w2s.stages.debate import Debate
+from w2s.stages.evaluate import Evaluate, read_rows
+from w2s.stages.finetune import Finetune
+from w2s.stages.pretrain import Model, Pretrain
+from w2s.stages.transcripts import read_transcripts
+
+NUM_DEBATES = 3
+ANSWERS = ("incorrect", "correct")
+
+
+def sweep_key(planner: Planner) -> str:
+    """Digest of the sweep and of the data and models it names."""
+    return digest([planner.sweep, planner.data, [dict(models) for models in planner.models]])
+
+
+def summarise(
+    planner: Planner,
+    *,
+    command: str,
+    started: float,
+    finished: float = 0.0,
+    stages: Mapping[str, Mapping[str, int]] | None = None,
+) -> SweepSummary:
+    """What is swept, and how to do it again."""
+    sweep = planner.sweep
+    return SweepSummary(
+        name=sweep.name,
+        sweep_key=sweep_key(planner),
+        description=sweep.description,
+        command=command,
+        started=started,
+        finished=finished,
+        seeds=sweep.seeds,
+        objective=sweep.objective,
+        tasks=tuple(
+            TaskSummary(
+                name=planner.task_label(index),
+                num_rows={split: len(rows) for split, rows in data.load(task).rows.items()},
+                num_classes=task.num_classes,
+                notes=tuple(data.load(task).notes),
+            )
+            for index, task in enumerate(sweep.tasks)
+        ),
+        ladder=tuple(_rung(rung.name, planner.models[0][rung.name]) for rung in sweep.ladder),
+        blocks=tuple(block.name for block in sweep.blocks),
+        stages={kind: dict(counts) for kind, counts in (stages or {}).items()},
+        environment=_environment(),
+        spec=sweep.model_dump(mode="json"),
+    )
+
+
+def _rung(name: str, model: Model) -> RungSummary:
+    if isinstance(model, PretrainedModel):
+        count = num_parameters(model.path, model.revision)
+        return RungSummary(name=name, num_parameters=count.total, num_non_embedding=count.non_embedding)
+    vocabulary = len(model.corpus.tokenizer())
+    total = model.architecture.num_parameters(vocabulary)
+    return RungSummary(name=name, num_parameters=total, num_non_embedding=model.size())
+
+
+def _environment() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def stage_counts(events: Iterable[StageEvent]) -> dict[str, dict[str, int]]:
+    """Number of stages by kind and end state."""
+    counts: dict[str, dict[str, int]] = {}
+    for event in events:
+        by_state = counts.setdefault(event.kind, {})
+        by_state[event.state] = by_state.get(event.state, 0) + 1
+    return counts
+
+
+def collect(planner: Planner, store: ArtifactStore, book: TrialBook, summary: SweepSummary) -> SweepResults:
+    """Read every evaluation, the curves and a few debates from the store."""
+    trials = book.results()
+    evaluations = _evaluations(book, trials)
+    frames = {key: read_rows(store.local(stage)) for key, stage in evaluations.items()}
+    trained = {
+        needed.key: needed
+        for stage in evaluations.values()
+        for needed in _below(stage)
+        if isinstance(needed, Finetune | Pretrain)
+    }
+    return SweepResults(
+        summary=summary,
+        trials=trials,
+        rows=pooled_rows(frames),
+        curves=pooled_curves(store.record(trained[key]) for key in store.present(trained.values())),
+        debates=tuple(_debates(planner, store, book, frames)),
+    )
+
+
+def _evaluations(book: TrialBook, trials: Iterable[TrialResult]) -> dict[str, Evaluate]:
+    found: dict[str, Evaluate] = {}
+    for trial in trials:
+        roles_by_seed = book.entries[trial.trial_id].roles
+        for seed in trial.seeds:
+            for evaluate in roles_by_seed[seed]:
+                found[evaluate.key] = evaluate
+    return found
+
+
+def _below(stage: Stage) -> Iterable[Stage]:
+    yield stage
+    for needed in stage.inputs:
+        yield from _below(needed)
+
+
+def _debates(
+    planner: Planner, store: ArtifactStore, book: TrialBook, frames: Mapping[str, pd.DataFrame]
+) -> Iterable[DebateExample]:
+    """Three test rows with their debate: one that it helped, one that it did not, one on which it misled.
+
+    Taken from the first done trial whose supervisor read a debate; rows in the order of their ids, nothing else is chosen.
+    """
+    for entry in book.entries.values():
+        if entry.status != "done":
+            continue
+        seed, roles = next(iter(entry.roles.items()))
+        supervision = roles.supervisor.predictions
+        if not isinstance(supervision, Finetune) or not isinstance(supervision.transcripts, Debate):
+            continue
+        plain, aided = (_test_rows(frames[role.key]) for role in (roles.floor, roles.supervisor))
+        debates = read_transcripts(store.local(supervision.transcripts)).set_index("row_id")
+        prompts = data.read_prompts(store.local(supervision.prompts), "test").set_index("row_id")
+        helped = aided["correct"] & ~plain["correct"]
+        misled = ~aided["correct"] & plain["correct"]
+        neither = ~aided["correct"] & ~plain["correct"]
+        rest = aided["correct"] & plain["correct"]
+        chosen = [str(rows.index[0]) for rows in (aided[helped], aided[misled], aided[neither], aided[rest]) if len(rows)]
+        for row_id in chosen[:NUM_DEBATES]:
+            yield DebateExample(
+                row_id=row_id,
+                task=planner.task_label(entry.point.cell.task_index),
+                question=str(prompts.loc[row_id, "prompt"]),
+                truth=ANSWERS[int(aided.loc[row_id, "label"])],
+                turns=tuple(
+                    DebateTurn(speaker=turn["side"], position=turn["position"], text=turn["text"])
+                    for turn in json.loads(str(debates.loc[row_id, "turns"]))
+                ),
+                verdicts=(
+                    _verdict(f"{entry.point.cell.weak} alone, seed {seed}", plain, row_id),
+                    _verdict(f"{entry.point.cell.weak} with this debate, seed {seed}", aided, row_id),
+                ),
+            )
+        return
+
+
+def _test_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["split"] == "test"].set_index("row_id").sort_index()
+
+
+def _verdict(supervisor: str, frame: pd.DataFrame, row_id: str) -> DebateVerdict:
+    label = int(frame.loc[row_id, "label"])
+    return DebateVerdict(
+        supervisor=supervisor, probability_of_truth=min(1.0, float(frame.loc[row_id, f"prob_{label}"]))
+    )

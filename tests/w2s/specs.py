@@ -1,0 +1,187 @@
+"""One instance of every registered spec, and another valid value for each of its fields.
+
+`variants(spec)` yields, for each field, a copy of the spec in which only that field differs. A field that has
+no generic other value is named in `OTHER`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from serving.debate.prompts import DebatePrompts
+from serving.debate.protocols.base import DebateProtocol
+from serving.debate.protocols.sequential import Sequential
+from serving.models import ServedModel
+from w2s.almanac.world import World
+from w2s.corpora.base import Corpus
+from w2s.experiment import Experiment
+from w2s.losses.base import Loss
+from w2s.losses.product import Product
+from w2s.losses.xent import Xent
+from w2s.methods.base import Method
+from w2s.methods.naive import Naive
+from w2s.models.architecture import Architecture
+from w2s.models.source import PretrainedModel
+from w2s.spec import available, parse
+from w2s.stages.data import GroundTruth, Prompts
+from w2s.stages.debate import Debate
+from w2s.stages.ensemble import Ensemble, ShuffledLabels
+from w2s.stages.evaluate import Evaluate
+from w2s.stages.finetune import Finetune
+from w2s.stages.pretrain import Pretrain
+from w2s.stages.style import StyleClassifier
+from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
+from w2s.tasks.almanac import Almanac
+from w2s.tasks.base import Task
+from w2s.tasks.sciq import Sciq
+from w2s.training.config import TrainConfig
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "text": {"sources": [{"path": "corpus.parquet", "columns": ["text"]}]},
+}
+"""Values for fields without a default, by kind."""
+
+
+def registered() -> list[BaseModel]:
+    """Every spec that can be named by kind, at its defaults."""
+    bases: tuple[type[BaseModel], ...] = (Loss, Method, Task, Corpus, DebateProtocol)
+    return [parse(base, {"kind": kind, **REQUIRED.get(kind, {})}) for base in bases for kind in available(base)]
+
+
+def stages() -> list[BaseModel]:
+    """One stage of every class."""
+    task = Almanac()
+    prompts = Prompts(task=task)
+    truth = GroundTruth(task=task, split="weak_train")
+    corpus = parse(Corpus, "almanac")
+    model = Pretrain(architecture=Architecture(hidden_size=32, intermediate_size=64), corpus=corpus)
+    tuned = Finetune(
+        model=model,
+        prompts=prompts,
+        labels=truth,
+        train_split="weak_train",
+        loss=Xent(),
+        train=TrainConfig(),
+        seed=0,
+    )
+    debate = Debate(
+        debater=model, prompts=prompts, templates=DebatePrompts(), protocol=Sequential(), seed=0
+    )
+    return [
+        prompts,
+        truth,
+        model,
+        tuned,
+        debate,
+        ShuffledTranscripts(transcripts=debate, seed=0),
+        PermutedTranscripts(transcripts=debate, task=task, seed=0),
+        Ensemble(members=(tuned, tuned)),
+        ShuffledLabels(labels=tuned, seed=0),
+        StyleClassifier(transcripts=debate, task=task, labels=truth, features="words"),
+        Evaluate(predictions=tuned, truths=(truth,), prompts=prompts),
+    ]
+
+
+def plain() -> list[BaseModel]:
+    """The specs that are fields of others and have no kind."""
+    task = Almanac()
+    model = PretrainedModel(path="somewhere")
+    experiment = Experiment(
+        task=task,
+        data="",
+        weak=model,
+        strong=model,
+        method=Naive(),
+        loss=Xent(),
+        supervisor_train=TrainConfig(),
+        student_train=TrainConfig(),
+        ceiling_train=TrainConfig(),
+        protocol=Sequential(),
+    )
+    return [
+        World(),
+        Architecture(hidden_size=32, intermediate_size=64),
+        TrainConfig(),
+        DebatePrompts(),
+        ServedModel(name="m", path="somewhere"),
+        model,
+        experiment,
+    ]
+
+
+OTHER: dict[tuple[str, str], Any] = {
+    ("TrainConfig", "betas"): (0.8, 0.99),
+    ("DebatePrompts", "first"): "{question} other",
+    ("DebatePrompts", "reply"): "{question} {transcript} other",
+    ("DebatePrompts", "later"): "{question} {transcript} other",
+    ("DebatePrompts", "turn_template"): "{text} other",
+    ("DebatePrompts", "max_tokens"): (7,),
+    ("DebatePrompts", "stop"): ("other",),
+    ("Evaluate", "truths"): (GroundTruth(task=Almanac(), split="val"),),
+    ("Debate", "splits"): ("test",),
+}
+"""Another value for fields that the generic rules cannot vary."""
+
+
+def other(spec: BaseModel, name: str) -> Any:
+    """A value for a field that differs from the one it has."""
+    if (type(spec).__name__, name) in OTHER:
+        return OTHER[type(spec).__name__, name]
+    value = getattr(spec, name)
+    annotation = type(spec).model_fields[name].annotation
+    literals = _literals(annotation)
+    if len(literals) > 1:
+        return next(literal for literal in literals if literal != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * 0.5 if value else 0.25
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, Loss):
+        return Product() if not isinstance(value, Product) else Xent()
+    if isinstance(value, Task):
+        return Sciq()
+    if isinstance(value, Method):
+        return parse(Method, "debate")
+    if isinstance(value, BaseModel):
+        return next(variant for _, variant in variants(value))
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return (*value[:-1], next(variant for _, variant in variants(value[-1])))
+    if isinstance(value, tuple) and value and isinstance(value[0], int | float):
+        return tuple(item / 2 if isinstance(item, float) else item + 1 for item in value)
+    if value is None:
+        return _instead_of_none(annotation)
+    raise TypeError(f"no other value known for {type(spec).__name__}.{name} = {value!r}")
+
+
+def variants(spec: BaseModel) -> Iterator[tuple[str, BaseModel]]:
+    """(field, copy with only that field changed) for every field but a fixed `kind`."""
+    for name, field in type(spec).model_fields.items():
+        if name == "kind" and len(_literals(field.annotation)) == 1:
+            continue
+        yield name, spec.model_copy(update={name: other(spec, name)})
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    arguments = getattr(annotation, "__args__", ())
+    return arguments if arguments and all(isinstance(a, str | int | bool) for a in arguments) else ()
+
+
+def _instead_of_none(annotation: Any) -> Any:
+    for argument in getattr(annotation, "__args__", ()):
+        bare = getattr(argument, "__origin__", argument)
+        if bare is float:
+            return 0.5
+        if bare is int:
+            return 3
+        if bare is str:
+            return "x"
+        if isinstance(bare, type) and issubclass(bare, BaseModel):
+            return GroundTruth(task=Almanac(), split="val") if bare.__name__ == "Stage" else bare()
+        if _literals(argument):
+            return _literals(argument)[0]
+    raise TypeError(f"no value known for {annotation}")

@@ -1,0 +1,98 @@
+"""Identity: what is in a key, and that nothing else is."""
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sweeps.config import Runtime, Sweep
+from tests.w2s import specs
+from w2s.losses.confidence import Confidence
+from w2s.spec import digest
+from w2s.stages.base import Stage, StageContext
+from w2s.stages.finetune import Finetune
+
+EVERY = [*specs.registered(), *specs.stages(), *specs.plain()]
+
+
+def identity(spec: BaseModel) -> str:
+    """Key of a stage, digest of any other spec."""
+    return spec.key if isinstance(spec, Stage) else digest(spec)
+
+
+@pytest.mark.parametrize("spec", EVERY, ids=lambda spec: type(spec).__name__)
+def test_every_field_changes_the_key(spec: BaseModel) -> None:
+    keys = {"": identity(spec)}
+    for field, variant in specs.variants(spec):
+        fresh = type(spec).model_validate({name: getattr(variant, name) for name in type(spec).model_fields})
+        keys[field] = identity(fresh)
+    assert len(set(keys.values())) == len(keys), f"fields that share a key: {keys}"
+
+
+def test_every_stage_class_is_covered() -> None:
+    def subclasses(of: type[Any]) -> set[type[Any]]:
+        return {of} | {found for child in of.__subclasses__() for found in subclasses(child)}
+
+    ours = {found for found in subclasses(Stage) - {Stage} if found.__module__.startswith("w2s.")}
+    assert ours == {type(stage) for stage in specs.stages()}
+
+
+def test_a_nested_loss_keeps_its_own_fields_in_the_key() -> None:
+    finetune = next(stage for stage in specs.stages() if isinstance(stage, Finetune))
+    keys = {
+        finetune.model_copy(update={"loss": Confidence(max_weight=weight)}).identity()["loss"]["max_weight"]
+        for weight in (0.1, 0.9)
+    }
+    assert keys == {0.1, 0.9}
+    weak, strong = (
+        Finetune(**{**_fields(finetune), "loss": Confidence(max_weight=weight)}) for weight in (0.1, 0.9)
+    )
+    assert weak.key != strong.key
+
+
+def test_the_key_of_an_input_is_part_of_the_key() -> None:
+    finetune = next(stage for stage in specs.stages() if isinstance(stage, Finetune))
+    other = Finetune(**{**_fields(finetune), "prompts": type(finetune.prompts)(task=finetune.task, data="new")})
+    assert finetune.identity()["prompts"] == {"key": finetune.prompts.key}
+    assert other.key != finetune.key
+
+
+def test_raising_the_version_changes_the_key() -> None:
+    class First(Stage):
+        value: int = 0
+
+    class Second(First):
+        version = 2
+
+    Second.__qualname__ = First.__qualname__
+    assert First().identity() | {"version": 2} == Second().identity()
+    assert First().key != Second().key
+
+
+def test_nothing_of_the_runtime_is_in_a_stage_or_sweep() -> None:
+    where_and_how = set(Runtime.model_fields) | set(StageContext.__slots__)  # pyright: ignore
+    where_and_how |= {"num_workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_size", "num_replicas"}
+    where_and_how -= {"inputs", "progress"}
+    for spec in [*specs.stages(), *specs.plain()]:
+        assert not where_and_how & set(type(spec).model_fields), type(spec)
+    assert not where_and_how & set(Sweep.model_fields)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, print, object(), {1: 2}])
+def test_what_has_no_stable_form_cannot_be_hashed(value: object) -> None:
+    with pytest.raises(TypeError, match="cannot hash"):
+        digest(value)
+
+
+def test_a_key_is_the_same_in_every_process_and_version_of_the_code() -> None:
+    golden = {type(spec).__name__: identity(spec) for spec in specs.stages()}
+    assert golden == GOLDEN
+
+
+def _fields(spec: BaseModel) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in type(spec).model_fields}
+
+
+GOLDEN: dict[str, str] = {}
+"""Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a `version` on purpose."""
