@@ -1,1 +1,4 @@
-"""Models behind endpoints, and debates between speakers; knows no weak, no strong, no label, no sweep."""
+"""Models behind endpoints, and debates between speakers.
+
+Knows no weak, no strong, no label, no sweep.
+"""

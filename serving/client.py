@@ -1,15 +1,15 @@
 """How completions are asked for: bounded, batched, retried, each prompt with its own seed.
 
-`CompletionClient` is what callers hold. `BatchingClient` is its one implementation: it cuts the prompts
-into requests, keeps a bounded number in flight, tries failed ones again, and hands results over as they finish.
-A backend gives it a `Transport`, which sends one request and nothing else.
+`CompletionClient` is what callers hold. `BatchingClient` is its one implementation: it cuts the
+prompts into requests, keeps a bounded number in flight, tries failed ones again, and hands results
+over as they finish. A backend gives it a `Transport`, which sends one request and nothing else.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 OnCompletion = Callable[[int, Completion], None]
 
 
-class RequestPolicy(ServingSpec):
+class RequestPolicy(ServingSpec, frozen=True):
     """Bounds of a client's traffic; never part of a result's identity."""
 
     prompts_per_request: int = Field(default=64, ge=1)
@@ -54,7 +54,8 @@ class CompletionClient(Protocol):
             prompts: texts to go on from.
             sampling: how, the same for all.
             seeds: one per prompt; what a prompt gets does not depend on the prompts beside it.
-            on_completion: called with a prompt's index and completion as soon as its request is done.
+            on_completion: called with a prompt's index and completion as soon as its request is
+            done.
 
         Returns:
             One completion per prompt, in their order.
@@ -93,11 +94,24 @@ class Transport(Protocol):
         ...
 
 
+async def run_all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all at the same time; the first error cancels the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class BatchingClient:
-    """A `CompletionClient` over any transport."""
+    """A `CompletionClient` over any transport; its bounds hold over all its calls.
+
+    It belongs to the event loop it is first used in.
+    """
 
     def __init__(self, transport: Transport, policy: RequestPolicy | None = None) -> None:
-        """Args: transport: sends requests. policy: bounds; one client's bounds hold over all its calls."""
         self._transport = transport
         self._policy = policy or RequestPolicy()
         self._slots = asyncio.Semaphore(self._policy.max_requests_in_flight)
@@ -125,13 +139,7 @@ class BatchingClient:
                 if on_completion is not None:
                     on_completion(index, completion)
 
-        tasks = [asyncio.ensure_future(request(start)) for start in range(0, len(prompts), size)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_all(request(start) for start in range(0, len(prompts), size))
         return [result for result in results if result is not None]
 
     async def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:
@@ -169,6 +177,6 @@ class BatchingClient:
         raise AssertionError("unreachable")
 
     def _delay_s(self, attempt: int, retry_after_s: float | None) -> float:
-        """Full jitter: anywhere between nothing and the doubled bound, never before the server's own wish."""
+        """Full jitter: up to the doubled bound, but not before the server's own wish."""
         bound = min(self._policy.max_delay_s, self._policy.base_delay_s * 2 ** (attempt - 1))
         return max(self._jitter.uniform(0.0, bound), retry_after_s or 0.0)

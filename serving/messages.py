@@ -1,7 +1,7 @@
 """What goes to a model and what comes back: `Sampling` settings and a `Completion`.
 
-`ServingSpec` is the base of this layer's frozen pydantic models. `seed_of` turns the coordinates of a
-request (row, seed, side, turn) into the seed that the sampler gets.
+`ServingSpec` is the base of this layer's frozen pydantic models. `seed_of` turns the coordinates of
+a request (row, seed, side, turn) into the seed that the sampler gets.
 """
 
 import hashlib
@@ -14,11 +14,10 @@ SEED_BITS = 31
 """Seeds fit a signed 32-bit integer, the narrowest type among OpenAI-compatible servers."""
 
 
-class ServingSpec(BaseModel):
+class ServingSpec(BaseModel, frozen=True):
     """A frozen model that refuses unknown fields."""
 
     model_config = ConfigDict(
-        frozen=True,
         extra="forbid",
         validate_default=True,
         use_attribute_docstrings=True,
@@ -26,7 +25,7 @@ class ServingSpec(BaseModel):
     )
 
 
-class Sampling(ServingSpec):
+class Sampling(ServingSpec, frozen=True):
     """How tokens are drawn; the seed is not here, each prompt has its own."""
 
     temperature: float = Field(default=1.0, ge=0.0)

@@ -17,7 +17,7 @@ VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Attention head sizes that vLLM's CPU kernels take."""
 
 
-class ServedModel(ServingSpec):
+class ServedModel(ServingSpec, frozen=True):
     """A causal language model to be served."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -41,7 +41,7 @@ class ServedModel(ServingSpec):
         return Path(self.path).is_dir()
 
 
-class Placement(ServingSpec):
+class Placement(ServingSpec, frozen=True):
     """Where and how a model runs; never part of a result's identity."""
 
     num_replicas: int = Field(default=1, ge=1)
@@ -95,16 +95,20 @@ def check_servable(model: ServedModel, placement: Placement) -> None:
         placement: where; heads of any size are fine on a GPU.
 
     Raises:
-        ServingInputError: the folder is no causal language model, or its heads do not fit the CPU kernels.
+        ServingInputError: the folder is no causal language model, or its heads do not fit the CPU
+        kernels.
     """
     folder = Path(model.path)
     if not folder.is_dir():
         if folder.is_absolute() or model.path.startswith((".", "~")):
             raise ServingInputError(
-                f"model {model.name!r}: no folder {model.path!r}; give a folder with config.json or a hub id"
+                f"model {model.name!r}: no folder {model.path!r}; "
+                "give a folder with config.json or a hub id"
             )
         return
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).exists()]
+    missing = [
+        name for name in ("config.json", "tokenizer_config.json") if not (folder / name).exists()
+    ]
     if missing:
         raise ServingInputError(
             f"model {model.name!r}: {folder} has no {' and no '.join(missing)}; "

@@ -1,4 +1,4 @@
-"""What debaters read: `DebatePrompts` turns a question and the turns so far into a prompt or a transcript.
+"""What debaters read: `DebatePrompts` turns a question and turns into a prompt or a transcript.
 
 Templates are text with placeholders:
 
@@ -9,8 +9,9 @@ Templates are text with placeholders:
     {transcript}         the turns so far, rendered (prompts only)
     {text}               the argument (`turn_template` only)
 
-With names such as `pro:` and `con:` the same class expresses a closed-vocabulary form: `first="{question} {position}"`,
-`reply=later="{question} {transcript} {position}"`, `turn_template="{position} {text}"`, `joiner=" "`.
+With names such as `pro:` and `con:` the same class expresses a closed-vocabulary form:
+`first="{question} {position}"`, `reply=later="{question} {transcript} {position}"`,
+`turn_template="{position} {text}"`, `joiner=" "`.
 """
 
 import hashlib
@@ -25,31 +26,32 @@ from serving.debate.types import Position, Question, Side, Turn, other
 from serving.errors import ServingInputError
 from serving.messages import ServingSpec
 
-_TASK = "Here is a question together with a proposed answer.\n\n{question}\n\n"
-_FRAME = (
-    "Two debaters discuss whether the proposed answer is correct. "
-    "Debater {side} argues that it is {position}; the opponent argues that it is {opponent_position}. "
+_TASK = (
+    "Here is a question together with a proposed answer.\n\n{question}\n\n"
+    "Two debaters, A and B, discuss whether the proposed answer is correct. "
+    "One argues that it is, the other that it is not.\n\n"
 )
+_SPEAKER = "Debater {side} (the answer is {position}):"
 
 FIRST = (
     _TASK
-    + _FRAME
-    + "Debater {side} opens, with the strongest reasons and facts for that side in a few sentences.\n\n"
-    + "Debater {side} (the answer is {position}):"
+    + "Debater {side} opens with the strongest reasons why the answer is {position}.\n\n"
+    + _SPEAKER
 )
 """Opening: argue for the assigned side (Lang et al. 2025, table 1, in our words)."""
 REPLY = (
     _TASK
-    + _FRAME
-    + "Debater {side} has read the opponent's opening, lists the flaws in it and argues for the own side.\n\n"
-    + "{transcript}\n\nDebater {side} (the answer is {position}):"
+    + "{transcript}\n\nDebater {side} lists the flaws in the opponent's argument "
+    + "and says why the answer is {position}.\n\n"
+    + _SPEAKER
 )
-"""Second turn: argue the other side and name the flaws of the opening."""
+"""Second turn: argue the other side and list the flaws of the opening. The running transcript comes
+before what is asked of the speaker, so that the prompts of one debate share a long prefix."""
 LATER = (
     _TASK
-    + _FRAME
-    + "Debater {side} has read the debate so far and counters the opponent's last argument.\n\n"
-    + "{transcript}\n\nDebater {side} (the answer is {position}):"
+    + "{transcript}\n\nDebater {side} counters the opponent's last argument "
+    + "and says again why the answer is {position}.\n\n"
+    + _SPEAKER
 )
 """Third and later turns: counter the opponent's argument."""
 
@@ -78,7 +80,7 @@ def first_words(text: str, num_words: int) -> str:
     return text[: ends[num_words - 1]] if num_words > 0 else ""
 
 
-class DebatePrompts(ServingSpec):
+class DebatePrompts(ServingSpec, frozen=True):
     """Templates of one task's debates; the defaults suit questions with a proposed answer."""
 
     first: str = FIRST
@@ -102,7 +104,7 @@ class DebatePrompts(ServingSpec):
     stop: tuple[str, ...] = ("\n\n", "\nDebater ")
     """Strings that end a turn."""
     max_prompt_chars: int | None = Field(default=None, ge=1)
-    """Longest prompt, in characters: earlier arguments are cut to fit, the question never. None: no limit."""
+    """Longest prompt, in characters; None sets no limit. Arguments are cut, the question never."""
 
     @model_validator(mode="after")
     def _templates_are_whole(self) -> Self:
@@ -124,7 +126,12 @@ class DebatePrompts(ServingSpec):
         return self.max_tokens[min(turn_index, len(self.max_tokens) - 1)]
 
     def prompt(
-        self, question: Question, side: Side, position: Position, turn_index: int, seen: Sequence[Turn]
+        self,
+        question: Question,
+        side: Side,
+        position: Position,
+        turn_index: int,
+        seen: Sequence[Turn],
     ) -> str:
         """What a speaker reads before its turn.
 
@@ -160,7 +167,8 @@ class DebatePrompts(ServingSpec):
         Args:
             turns: the speeches, in order.
             question: goes first, followed by the joiner; None renders the turns alone.
-            max_length: longest result in units of `measure`; arguments are cut to fit, all at the same number
+            max_length: longest result in units of `measure`; arguments are cut to fit, all at the
+            same number
                 of words, the question never.
             measure: length of a text, such as a token count; characters by default.
 

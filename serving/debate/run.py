@@ -1,15 +1,15 @@
 """Running debates: `run_debates` for many questions, `live_debate` for one to be watched.
 
-Questions go in batches. Within a batch the turns are synchronous (all first turns in one call, then all second ones), so that a
-request carries many prompts; batches run beside each other, and each hands its transcripts over when it is done.
-A crash loses at most the batches in flight. Every prompt of a debate begins with the one before it up to
-the point where they must differ, so prefix caching works as far as the templates let it.
+Questions go in batches. Within a batch the turns are synchronous (all first turns in one call, then
+all second ones), so that a request carries many prompts; batches run beside each other, and each
+hands its transcripts over when it is done. A crash loses at most the batches in flight.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from serving.client import run_all
 from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.types import Position, Question, Side, Speaker, Transcript, Turn
@@ -49,7 +49,7 @@ def _turn(
 def _check_speakers(protocol: DebateProtocol, speakers: Speakers) -> None:
     if missing := sorted(set(protocol.order()) - set(speakers)):
         raise ServingInputError(
-            f"protocol {protocol.kind!r} has turns of side {', '.join(missing)}, which nobody speaks for"
+            f"nobody speaks for side {', '.join(missing)}, which has turns in {protocol.kind!r}"
         )
 
 
@@ -87,7 +87,8 @@ async def run_debates(
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise ServingInputError(f"question id {twice!r} occurs more than once; ids must differ")
-    open_questions = [question for question in questions if question.id not in frozenset(finished)]
+    skipped = frozenset(finished)
+    open_questions = [question for question in questions if question.id not in skipped]
     slots = asyncio.Semaphore(max_batches_in_flight)
 
     async def batch(part: Sequence[Question]) -> None:
@@ -95,9 +96,10 @@ async def run_debates(
             for transcript in await _debate_batch(protocol, part, speakers, seed, prompts):
                 on_transcript(transcript)
 
-    async with asyncio.TaskGroup() as group:
-        for start in range(0, len(open_questions), debates_per_batch):
-            group.create_task(batch(open_questions[start : start + debates_per_batch]))
+    await run_all(
+        batch(open_questions[start : start + debates_per_batch])
+        for start in range(0, len(open_questions), debates_per_batch)
+    )
 
 
 async def _debate_batch(
@@ -145,9 +147,10 @@ async def live_debate(
     seed: int,
     prompts: DebatePrompts,
 ) -> AsyncIterator[TurnStarted | str | Turn]:
-    """One debate as it happens: for every turn a `TurnStarted`, pieces of text, then the whole `Turn`.
+    """One debate as it happens: for each turn a `TurnStarted`, pieces of text, and the `Turn`.
 
-    The seeds are those of `run_debates`. A streamed turn does not tell its number of tokens (0) nor why it ended.
+    The seeds are those of `run_debates`. A streamed turn does not tell its number of tokens (0) nor
+    why it ended.
     """
     _check_speakers(protocol, speakers)
     positions = protocol.positions(question.id, seed)

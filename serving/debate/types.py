@@ -1,7 +1,7 @@
-"""The values of a debate: a `Question` is argued by two `Speaker`s in `Turn`s, which make a `Transcript`.
+"""The values of a debate: a `Question`, two `Speaker`s, their `Turn`s and the `Transcript`.
 
-A `Side` (A or B) is who speaks; a `Position` is what that side defends. The two are independent: which position a side
-gets is drawn anew for every question.
+A `Side` (A or B) is who speaks; a `Position` is what that side defends. The two are independent:
+which position a side gets is drawn anew for every question.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a debate protocol is: who speaks when, who defends what, and which turns a speaker has read."""
+"""What a debate protocol is: who speaks when, who defends what, and who has read which turns."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from serving.debate.types import SIDES, Position, Side, Turn
 from serving.messages import Sampling, ServingSpec, seed_of
 
 
-class DebateProtocol(ServingSpec):
+class DebateProtocol(ServingSpec, frozen=True):
     """Order and visibility of turns, and how they are sampled."""
 
     kind: str
@@ -29,7 +29,9 @@ class DebateProtocol(ServingSpec):
     def positions(self, question_id: str, seed: int) -> dict[Side, Position]:
         """Who defends what: a fair coin for every question and seed, independent of the answer."""
         heads = seed_of("sides", question_id, seed) % 2 == 0
-        return dict(zip(SIDES, ("correct", "incorrect") if heads else ("incorrect", "correct"), strict=True))
+        return dict(
+            zip(SIDES, ("correct", "incorrect") if heads else ("incorrect", "correct"), strict=True)
+        )
 
     def turn_seed(self, question_id: str, seed: int, position: Position, turn_index: int) -> int:
         """Seed of one request: a function of (row, seed, position, turn)."""

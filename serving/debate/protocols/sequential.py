@@ -1,6 +1,7 @@
-"""Sequential debate (Lang, Huang and Li 2025): the sides take turns, A first, and each reads all that was said.
+"""Sequential debate (Lang, Huang and Li 2025): A and B take turns and read all that was said.
 
-With three turns A opens, B replies, A has the last word; sides are assigned at random, so neither position always does.
+With three turns A opens, B replies, A has the last word; sides are assigned at random, so neither
+position always does.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from serving.debate.protocols.base import DebateProtocol
 from serving.debate.types import SIDES, Side, Turn
 
 
-class Sequential(DebateProtocol):
+class Sequential(DebateProtocol, frozen=True):
     """A, B, A, ... with a running transcript."""
 
     kind: Literal["sequential"] = "sequential"

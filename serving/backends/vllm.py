@@ -1,0 +1,288 @@
+"""vLLM behind Ray Serve: one app per model, built by `ray.serve.llm`, on GPUs or on the CPU.
+
+    deploy   starts the app `llm-<model>` under the route `/<model>`
+    client   in-cluster traffic through the deployment's handle, a seed for every prompt of a
+    request remove   deletes the app; its engine's process ends with it
+
+HTTP listens on the loopback of the head node. A process that deploys loads vLLM (10 s of one core,
+once); one that only makes clients loads Ray Serve alone.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from serving.backends.base import Backend
+from serving.client import BatchingClient, CompletionClient, RequestPolicy
+from serving.errors import CompletionFailed, DeploymentFailed, ServingInputError, TransientFailure
+from serving.messages import Completion, Sampling
+from serving.models import Endpoint, Placement, ServedModel, check_servable
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+HOST = "127.0.0.1"
+POLL_S = 0.25
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""Logging of Serve's processes: a line per request would drown everything else."""
+STOP_TIMEOUT_S = 5.0
+"""Seconds that a replica gets to finish what it is doing when its app is removed."""
+
+
+class Vllm(Backend, frozen=True):
+    """Models in replicas on the Ray cluster that this process has joined."""
+
+    kind: Literal["vllm"] = "vllm"
+    http_port: int = Field(default=0, ge=0, le=65535)
+    """Port on the loopback; 0 takes a free one. A Serve instance that runs keeps its own."""
+
+    def deploy_all(
+        self, models: Sequence[ServedModel], placement: Placement
+    ) -> dict[str, Endpoint]:
+        """Bring models up beside each other; see `Backend.deploy_all`.
+
+        Two processes that deploy one model for the first time at the same moment would restart each
+        other's
+        replica: let one process of a cluster deploy.
+        """
+        from ray import serve
+
+        for model in models:
+            check_servable(model, placement)
+        root_url = self.prepare()
+        endpoints = {}
+        for model in models:
+            endpoints[model.name] = endpoint = Endpoint(
+                model=model.name,
+                digest=model.digest,
+                base_url=f"{root_url}/{model.name}/v1",
+                app=f"llm-{model.name}",
+                deployment=model.name,
+            )
+            if _app_status(endpoint.app)[0] not in ("RUNNING", "DEPLOYING"):
+                target = serve.RunTarget(
+                    target=_build_app(model, placement),
+                    name=endpoint.app,
+                    route_prefix=f"/{model.name}",
+                )
+                serve.run_many(
+                    [target],
+                    wait_for_ingress_deployment_creation=False,
+                    wait_for_applications_running=False,
+                )
+        for model in models:
+            _wait_until_running(model, endpoints[model.name].app, placement.start_timeout_s)
+        return endpoints
+
+    def prepare(self) -> str:
+        """Do now what does not depend on a model: start Serve and load vLLM into this process.
+
+        Returns:
+            Root URL of the HTTP routes.
+        """
+        root_url = _start_serve(self.http_port)
+        with _own_logging():
+            import serving.vllm_server  # noqa: F401
+        return root_url
+
+    def client(self, endpoint: Endpoint, policy: RequestPolicy | None = None) -> CompletionClient:
+        """A client over the deployment's handle; see `Backend.client`."""
+        from ray import serve
+
+        return BatchingClient(
+            HandleTransport(serve.get_deployment_handle(endpoint.deployment, endpoint.app)), policy
+        )
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Delete the app and wait until its replicas are gone; see `Backend.remove`."""
+        import ray
+        from ray import serve
+
+        if ray.is_initialized() and _app_status(endpoint.app)[0] is not None:
+            serve.delete(endpoint.app)
+
+
+class HandleTransport:
+    """Sends requests to `SeededLLMServer` through a Serve handle."""
+
+    seeds_per_request = True
+
+    def __init__(self, handle: "DeploymentHandle") -> None:
+        self._handle = handle
+
+    async def send(
+        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], timeout_s: float
+    ) -> list[Completion]:
+        """Complete the prompts of one request; see `Transport.send`."""
+        from ray.exceptions import RayActorError, RayTaskError
+        from ray.serve.exceptions import BackPressureError, RayServeException
+
+        try:
+            return await self._handle.complete_batch.remote(list(prompts), sampling, list(seeds))
+        except (RayActorError, BackPressureError) as error:
+            raise TransientFailure(f"replica lost or busy: {error}") from error
+        except RayTaskError as error:
+            raise CompletionFailed(f"the engine refused: {error.cause}") from error
+        except RayServeException as error:
+            raise CompletionFailed(f"no such deployment: {error}") from error
+
+    async def stream(
+        self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
+    ) -> AsyncIterator[str]:
+        """Complete one prompt, piece by piece; see `Transport.stream`."""
+        handle: Any = self._handle.options(stream=True)
+        async with asyncio.timeout(timeout_s):
+            async for piece in handle.stream_one.remote(prompt, sampling, seed):
+                yield piece
+
+
+def _start_serve(http_port: int) -> str:
+    """Start Serve on this cluster, or find it running; its root URL."""
+    import ray
+    from ray import serve
+
+    # Serve has no public way to ask a running instance for its port.
+    from ray.serve.context import _get_global_client
+
+    if not ray.is_initialized():
+        raise ServingInputError("no Ray cluster: call ray.init() before a model is deployed")
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": HOST, "port": http_port or _free_port()},
+            logging_config=QUIET,
+        )
+        client = _get_global_client()
+    assert client is not None
+    return f"http://{HOST}:{client.http_config.port}"
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keep this process's logging: `ray.serve.llm` replaces the root logger's handlers."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def _app_status(app: str) -> tuple[str | None, str]:
+    """Status of an app, None where there is none, and what Serve says about it."""
+    from ray import serve
+
+    found = serve.status().applications.get(app)
+    if found is None:
+        return None, ""
+    replicas = "; ".join(item.message for item in found.deployments.values() if item.message)
+    return found.status.value, replicas or found.message
+
+
+def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
+    from ray import serve
+
+    deadline = time.monotonic() + timeout_s
+    while (status := _app_status(app))[0] != "RUNNING":
+        failed = status[0] in (None, "DEPLOY_FAILED", "UNHEALTHY")
+        if failed or time.monotonic() > deadline:
+            serve.delete(app)
+            what = "did not start" if failed else f"is not up after {timeout_s:g} s"
+            lines = status[1].strip().splitlines() or ["Serve gives no reason"]
+            raise DeploymentFailed(
+                f"model {model.name!r} from {model.path} {what}: {lines[-1].strip()} "
+                f"(more in replica_{app}_* among the logs of Ray Serve)"
+            )
+        time.sleep(POLL_S)
+
+
+def _build_app(model: ServedModel, placement: Placement) -> Any:
+    """The Serve application of one model."""
+    from ray.serve.llm import LLMConfig, build_llm_deployment
+
+    from serving.vllm_server import NoDownload, SeededLLMServer
+
+    on_gpu = placement.num_gpus > 0
+    bundle = {"CPU": placement.num_cpus}
+    if on_gpu:
+        bundle["GPU"] = placement.num_gpus
+    elif placement.num_cpus == 0:
+        # Ray refuses an empty bundle; one with a byte of memory fits where no CPU is free.
+        bundle["memory"] = 1
+    config = LLMConfig.model_validate(
+        {
+            "model_loading_config": {"model_id": model.name, "model_source": model.path},
+            "accelerator_config": {"kind": "gpu" if on_gpu else "cpu"},
+            "placement_group_config": {"bundle_per_worker": bundle},
+            "engine_kwargs": _engine_kwargs(model, placement),
+            "runtime_env": {"env_vars": _environment(model, placement)},
+            "deployment_config": {
+                "num_replicas": placement.num_replicas,
+                "ray_actor_options": {"num_cpus": 0},
+                "graceful_shutdown_wait_loop_s": 0.1,
+                "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
+                "logging_config": QUIET,
+            },
+            "callback_config": {"callback_class": NoDownload},
+            # Engine metrics would go to a Prometheus port and cost time at every step.
+            "log_engine_metrics": False,
+        }
+    )
+    return build_llm_deployment(
+        config,
+        name_prefix="",
+        deployment_cls=SeededLLMServer,
+        override_serve_options={"name": model.name, "max_constructor_retry_count": 1},
+    )
+
+
+def _engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {
+        "dtype": model.dtype,
+        "max_num_seqs": placement.max_num_seqs,
+        "tensor_parallel_size": placement.tensor_parallel,
+        "enable_prefix_caching": True,
+        "trust_remote_code": model.trust_remote_code,
+        # A model's own generation_config would change what the HTTP routes sample, and only those.
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+    }
+    if model.max_model_len is not None:
+        kwargs["max_model_len"] = model.max_model_len
+    if model.revision is not None:
+        kwargs["revision"] = model.revision
+    if placement.num_gpus > 0:
+        kwargs["gpu_memory_utilization"] = placement.gpu_memory_utilization
+    else:
+        # Compiling takes longer than these models run.
+        kwargs["enforce_eager"] = True
+    return kwargs
+
+
+def _environment(model: ServedModel, placement: Placement) -> dict[str, str]:
+    variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if model.is_local:
+        variables["HF_HUB_OFFLINE"] = "1"
+    if placement.num_gpus == 0:
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(int(placement.kv_cache_gib)),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(placement.num_threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return variables
