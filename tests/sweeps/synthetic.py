@@ -1,0 +1,274 @@
+"""A made-up finished sweep of plausible shape: four rungs, two worlds, three seeds, every block."""
+
+import numpy as np
+import pandas as pd
+
+from sweeps.events import CurvePoint, StageRecord
+from sweeps.results import (
+    DebateExample,
+    DebateTurn,
+    DebateVerdict,
+    RungSummary,
+    SeedKeys,
+    SweepResults,
+    SweepSummary,
+    TaskSummary,
+    TrialResult,
+    pooled_curves,
+    pooled_rows,
+)
+from w2s.spec import digest
+
+SIZES = {"xs": 18_000, "s": 61_000, "m": 240_000, "l": 910_000}
+FLOOR = {"xs": 0.64, "s": 0.73, "m": 0.83, "l": 0.94}
+CEILING = {"xs": 0.65, "s": 0.75, "m": 0.86, "l": 0.97}
+STUDENT = {"xs": 0.70, "s": 0.78, "m": 0.87, "l": 0.955}
+"""Accuracy of the largest student by its weak rung; a smaller student loses some of it."""
+SUPERVISOR = {
+    "debate": 0.86,
+    "debate(weak)": 0.67,
+    "debate(strong, shuffled)": 0.63,
+    "debate_ensemble": 0.89,
+    "style_only": 0.52,
+}
+
+
+class World:
+    """Makes scored rows of one task, each evaluation once."""
+
+    def __init__(self, task: str, num_rows: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        self.task = task
+        self.frames: dict[str, pd.DataFrame] = {}
+        self._num_rows = num_rows
+        self._difficulty = generator.random(2 * num_rows)
+        self._label = generator.integers(0, 2, 2 * num_rows)
+        self._split = np.array(["val"] * num_rows + ["test"] * num_rows)
+
+    def evaluation(self, name: str, accuracy: float, seed: int) -> str:
+        """Key of an evaluation with about this accuracy; rows differ in difficulty."""
+        key = digest([self.task, name, seed])
+        if key not in self.frames:
+            generator = np.random.default_rng(int(key[:8], 16))
+            luck = 0.5 * self._difficulty + 0.5 * generator.random(2 * self._num_rows)
+            right = luck < np.quantile(luck, accuracy + generator.normal(0, 0.008))
+            predicted = np.where(right, self._label, 1 - self._label)
+            sure = 0.5 + 0.5 * generator.beta(3, 2, 2 * self._num_rows)
+            prob_1 = np.where(predicted == 1, sure, 1 - sure)
+            self.frames[key] = pd.DataFrame(
+                {
+                    "split": self._split,
+                    "row_id": [f"{self.task}-{i}" for i in range(2 * self._num_rows)],
+                    "group": [f"{self.task}-e{i // 5}" for i in range(2 * self._num_rows)],
+                    "label": self._label,
+                    "prob_0": 1 - prob_1,
+                    "prob_1": prob_1,
+                    "predicted": predicted,
+                    "correct": right,
+                }
+            )
+        return key
+
+    def trial(
+        self,
+        block: str,
+        weak: str,
+        strong: str,
+        *,
+        method: str = "naive",
+        loss: str = "xent",
+        seeds: tuple[int, ...] = (0, 1, 2),
+        student: float | None = None,
+        hyperparameters: dict[str, float | int | str | bool] | None = None,
+    ) -> TrialResult:
+        """A finished trial."""
+        searched = hyperparameters is not None
+        keys = []
+        for seed in seeds:
+            floor = self.evaluation(f"floor {weak}", FLOOR[weak], seed)
+            supervisor, members = floor, ()
+            if method in SUPERVISOR:
+                supervisor = self.evaluation(f"{method} {weak}", SUPERVISOR[method], seed)
+            if method == "debate_ensemble":
+                members = tuple(
+                    self.evaluation(f"member {i} {weak}", SUPERVISOR["debate"], seed)
+                    for i in range(4)
+                )
+            reached = student
+            if reached is None:
+                reach = 1 - 0.6 * (1 - CEILING[strong] / CEILING["l"])
+                base = SUPERVISOR.get(method, STUDENT[weak])
+                reached = min((base + 0.01) * reach, CEILING[strong])
+            name = f"student {weak} {strong} {method} {loss} {hyperparameters}"
+            keys.append(
+                SeedKeys(
+                    seed=seed,
+                    floor=floor,
+                    supervisor=supervisor,
+                    student=self.evaluation(name, reached, seed),
+                    ceiling=self.evaluation(f"ceiling {strong}", CEILING[strong], seed),
+                    members=members,
+                )
+            )
+        frames = [self.frames[seed_keys.student] for seed_keys in keys]
+        scores = [frame.loc[frame["split"] == "val", "correct"].mean() for frame in frames]
+        return TrialResult(
+            trial_id=digest([block, self.task, weak, strong, method, loss, hyperparameters]),
+            block=block,
+            task=self.task,
+            weak=weak,
+            strong=strong,
+            method=method,
+            method_kind=method.partition("(")[0],
+            loss=loss,
+            hyperparameters=hyperparameters or {},
+            searched=searched,
+            objective=float(np.mean(scores)) if scores else None,
+            keys=tuple(keys),
+        )
+
+
+def trials_of(world: World) -> list[TrialResult]:
+    """Every block of the sweep in one world."""
+    rungs = list(SIZES)
+    found = [
+        world.trial("pairs", weak, strong)
+        for i, weak in enumerate(rungs)
+        for strong in rungs[i + 1 :]
+    ]
+    generator = np.random.default_rng(7)
+    for _ in range(8):
+        weight, rate = float(generator.uniform(0, 1)), float(10 ** generator.uniform(-4, -2.5))
+        found.append(
+            world.trial(
+                "losses",
+                "xs",
+                "l",
+                loss="confidence",
+                student=0.72 - 0.05 * (weight - 0.6) ** 2 - 0.02 * (np.log10(rate) + 3) ** 2,
+                hyperparameters={"loss.max_weight": weight, "student.learning_rate": rate},
+            )
+        )
+    found.append(world.trial("losses", "xs", "l"))
+    found.append(world.trial("losses", "xs", "l", loss="product", student=0.69))
+    found.append(world.trial("methods", "xs", "l"))
+    found += [world.trial("methods", "xs", "l", method=method) for method in SUPERVISOR]
+    found += [world.trial("controls", rung, rung, student=FLOOR[rung]) for rung in ("xs", "l")]
+    found.append(world.trial("controls", "xs", "l", method="shuffled_labels", student=0.5))
+    failed = world.trial("methods", "xs", "l", method="debate(strong, permuted)", seeds=())
+    return [
+        *found,
+        failed.model_copy(
+            update={
+                "status": "failed",
+                "objective": None,
+                "cause": "StageFailed: stage debate-l-s0 (9f3a61c07b2e4d18) failed: "
+                "ServingError: the endpoint did not answer within 120 s <3 attempts>",
+            }
+        ),
+    ]
+
+
+def curves() -> list[StageRecord]:
+    """Training curves of a ladder and of some finetunes."""
+    records = []
+    for kind, names in {
+        "pretrain": [f"pretrain-{rung}" for rung in SIZES],
+        "finetune": [f"finetune-{rung}-xent-s{seed}" for rung in SIZES for seed in range(3)],
+    }.items():
+        for index, name in enumerate(names):
+            steps = np.arange(0, 400, 10)
+            loss = 0.3 + (2 + index * 0.1) * np.exp(-steps / (60 + 10 * index))
+            points = tuple(
+                CurvePoint(
+                    step=int(step), total=400, metrics={"loss": float(y)}, time=1e9 + float(step)
+                )
+                for step, y in zip(steps, loss, strict=True)
+            )
+            records.append(
+                StageRecord(
+                    key=digest(name),
+                    name=name,
+                    kind=kind,
+                    identity={"class": kind, "seed": index, "train": {"learning_rate": 1e-3}},
+                    started=1e9 + index,
+                    finished=1e9 + 30 + index,
+                    host="here",
+                    curve=points,
+                )
+            )
+    return records
+
+
+def summary(tasks: tuple[str, ...] = ("world 0", "world 1"), num_rows: int = 1000) -> SweepSummary:
+    """The sweep of these trials."""
+    return SweepSummary(
+        name="almanac",
+        sweep_key="0123456789abcdef",
+        description="A weak model that knows little supervises a strong one that knows more.",
+        command="w2s run examples/almanac.toml",
+        started=1_700_000_000.0,
+        finished=1_700_000_612.0,
+        seeds=(0, 1, 2),
+        tasks=tuple(
+            TaskSummary(
+                name=task,
+                num_rows={
+                    "weak_train": 800,
+                    "strong_train": 800,
+                    "val": num_rows,
+                    "test": num_rows,
+                },
+                notes=("7 questions of test are in the train set; dropped from training",),
+            )
+            for task in tasks
+        ),
+        ladder=tuple(
+            RungSummary(name=name, num_parameters=3 * size, num_non_embedding=size)
+            for name, size in SIZES.items()
+        ),
+        blocks=("pairs", "losses", "methods", "controls"),
+        stages={
+            "pretrain": {"cached": 4},
+            "finetune": {"cached": 20, "done": 31},
+            "debate": {"done": 6, "failed": 1},
+        },
+        environment={"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "platform": "Linux"},
+        spec={"name": "almanac", "seeds": [0, 1, 2], "tasks": [{"kind": "almanac", "seed": 0}]},
+    )
+
+
+def debates() -> tuple[DebateExample, ...]:
+    """Three debates."""
+    return tuple(
+        DebateExample(
+            row_id=f"world 0-{i}",
+            task="world 0",
+            question=f"Tola lies in region <{i}>. Is that right?",
+            truth="no",
+            turns=(
+                DebateTurn(speaker="A", position="correct", text="Tola in R1 . it region R2"),
+                DebateTurn(speaker="B", position="incorrect", text="R2 holds Mab , not Tola"),
+                DebateTurn(speaker="A", position="correct", text="Mab in R1 ."),
+            ),
+            verdicts=(
+                DebateVerdict(supervisor="xs alone", probability_of_truth=0.41),
+                DebateVerdict(supervisor="xs with debate", probability_of_truth=0.3 + 0.3 * i),
+            ),
+        )
+        for i in range(3)
+    )
+
+
+def results(num_rows: int = 1000, tasks: tuple[str, ...] = ("world 0", "world 1")) -> SweepResults:
+    """The whole sweep."""
+    worlds = [World(task, num_rows, seed) for seed, task in enumerate(tasks)]
+    trials = tuple(trial for world in worlds for trial in trials_of(world))
+    frames = {key: frame for world in worlds for key, frame in world.frames.items()}
+    return SweepResults(
+        summary=summary(tasks, num_rows),
+        trials=trials,
+        rows=pooled_rows(frames),
+        curves=pooled_curves(curves()),
+        debates=debates(),
+    )

@@ -1,0 +1,280 @@
+"""MLflow holds each run of a sweep once, whatever happened in between."""
+
+import socket
+import sqlite3
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from sweeps import tracking
+from sweeps.events import CurvePoint, StageEvent, StageRecord
+from sweeps.results import SweepResults, SweepSummary, TrialResult
+from sweeps.runs import MetricValue, RunEntry, flattened, stage_entry, sweep_entry, trial_entry
+from sweeps.tracking import RESULTS_PATH, Tracker, check_reachable, results_folder
+from tests.sweeps import synthetic
+from w2s.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the module: to make one takes MLflow seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def summary(request: pytest.FixtureRequest) -> SweepSummary:
+    """A sweep of its own for each test."""
+    made = synthetic.summary(("world 0",), 10)
+    return made.model_copy(
+        update={"name": request.node.name, "sweep_key": request.node.name[-16:].ljust(16, "0")}
+    )
+
+
+@pytest.fixture
+def trial() -> TrialResult:
+    return synthetic.World("world 0", 10, 0).trial("pairs", "xs", "l")
+
+
+def done(key: str = "ab" * 8, started: float = 1e9) -> StageEvent:
+    record = StageRecord(
+        key=key,
+        name="finetune-xs-xent-s0",
+        kind="finetune",
+        identity={"class": "Finetune", "seed": 0, "train": {"betas": [0.9, 0.98], "model": None}},
+        started=started,
+        finished=started + 12,
+        host="here",
+        curve=tuple(CurvePoint(s, 20, {"loss": 1.0 / (s + 1)}, started + s) for s in range(20)),
+    )
+    return StageEvent(0, "done", key, record.name, "finetune", started + 12, record)
+
+
+def log_all(tracker: Tracker, summary: SweepSummary, trial: TrialResult) -> None:
+    tracker.log(sweep_entry(summary, fingerprints={"world 0": "f" * 64}))
+    tracker.log(stage_entry(summary, done()))
+    tracker.log(
+        trial_entry(
+            summary,
+            trial,
+            metrics={"test_accuracy": 0.7, "pgr": 0.2},
+            by_seed={"test_accuracy": [0.69, 0.7, 0.71]},
+            started=1e9,
+            finished=1e9 + 5,
+        )
+    )
+    tracker.log(sweep_entry(summary, metrics={"num_trials": 1.0}, status="FINISHED"))
+
+
+def runs_of(uri: str, summary: SweepSummary):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(summary.name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    return client, {run.data.tags["w2s.identity"]: run for run in found}, len(found)
+
+
+def test_a_sweep_has_a_parent_a_child_per_trial_and_a_run_per_stage(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        log_all(tracker, summary, trial)
+    client, runs, _ = runs_of(uri, summary)
+    parent = runs["sweep"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["tasks.0.kind"] == "almanac"
+    assert parent.inputs is not None
+    assert parent.inputs.dataset_inputs[0].dataset.digest == "f" * 36
+
+    child = runs[f"trial:{trial.trial_id}"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.run_name == "xs>l naive xent"
+    assert child.data.metrics["pgr"] == 0.2
+    assert child.data.params["weak_parameters"] == str(3 * 18_000)
+    assert child.data.tags["w2s.stages"].split() == list(trial.evaluations)
+    by_seed = client.get_metric_history(child.info.run_id, "test_accuracy_by_seed")
+    assert [(m.step, m.value) for m in by_seed] == [(0, 0.69), (1, 0.7), (2, 0.71)]
+
+    stage = runs[f"stage:{'ab' * 8}:1000000000.000"]
+    assert (stage.info.start_time, stage.info.end_time) == (1_000_000_000_000, 1_000_000_012_000)
+    assert stage.data.params["train.betas"] == "0.9, 0.98"
+    assert len(client.get_metric_history(stage.info.run_id, "loss")) == 20
+
+
+def test_the_same_sweep_again_makes_no_run_and_no_metric(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    for _ in range(2):
+        with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+            log_all(tracker, summary, trial)
+            problems = tracker.close()
+        assert problems == []
+    client, runs, number = runs_of(uri, summary)
+    assert number == 3
+    child = runs[f"trial:{trial.trial_id}"]
+    assert len(client.get_metric_history(child.info.run_id, "pgr")) == 1
+    assert len(client.get_metric_history(child.info.run_id, "test_accuracy_by_seed")) == 3
+
+
+def test_a_failed_trial_that_succeeds_later_is_the_same_run(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    failed = trial.model_copy(update={"status": "failed", "cause": "ValueError: no", "keys": ()})
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+        tracker.log(trial_entry(summary, failed, started=1.0, finished=2.0))
+    _, runs, _ = runs_of(uri, summary)
+    before = runs[f"trial:{trial.trial_id}"]
+    assert (before.info.status, before.data.tags["w2s.cause"]) == ("FAILED", "ValueError: no")
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(trial_entry(summary, trial, metrics={"pgr": 0.5}, started=3.0, finished=4.0))
+    _, runs, _ = runs_of(uri, summary)
+    after = runs[f"trial:{trial.trial_id}"]
+    assert after.info.run_id == before.info.run_id
+    assert (after.info.status, after.data.metrics["pgr"]) == ("FINISHED", 0.5)
+    assert "w2s.cause" not in after.data.tags
+
+
+def test_a_stage_that_runs_again_is_another_run(uri: str, summary: SweepSummary, tmp_path: Path):
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+        tracker.log(stage_entry(summary, done(started=1e9)))
+        tracker.log(stage_entry(summary, done(started=1.1e9)))
+    assert runs_of(uri, summary)[2] == 3
+
+
+def test_only_stages_that_ran_have_a_run():
+    summary = synthetic.summary()
+    event = StageEvent(0, "cached", "ab" * 8, "n", "finetune", 1.0)
+    assert stage_entry(summary, event) is None
+    by_input = StageEvent(0, "failed", "ab" * 8, "n", "finetune", 1.0, cause="an input failed")
+    assert stage_entry(summary, by_input) is None
+    itself = StageEvent(0, "failed", "ab" * 8, "n", "finetune", 1.0, None, "E: x", "Traceback ...")
+    entry = stage_entry(summary, itself)
+    assert entry is not None
+    assert entry.status == "FAILED"
+
+
+def test_what_an_absent_server_missed_is_written_by_the_next_run(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    journal = tmp_path / "journal.jsonl"
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{placeholder.getsockname()[1]}"
+        tracker = Tracker(away, journal)
+        log_all(tracker, summary, trial)
+        problems = tracker.close(timeout_s=30)
+    assert "4 entries are not in MLflow" in problems[0]
+    assert journal.exists()
+    with Tracker(uri, journal):
+        pass
+    assert not journal.exists()
+    assert runs_of(uri, summary)[2] == 3
+
+
+def test_one_refused_entry_does_not_hold_up_the_rest(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path, monkeypatch
+):
+    write = tracking._Writer.write
+
+    def fussy(self, entry):
+        if isinstance(entry, RunEntry) and entry.identity.startswith("stage:"):
+            raise ValueError("not this one")
+        write(self, entry)
+
+    monkeypatch.setattr(tracking._Writer, "write", fussy)
+    tracker = Tracker(uri, tmp_path / "journal.jsonl")
+    log_all(tracker, summary, trial)
+    problems = tracker.close()
+    assert problems == [
+        "MLflow refuses run 'finetune xs xent s0': ValueError: not this one",
+    ]
+    assert runs_of(uri, summary)[2] == 2
+
+
+def test_a_damaged_journal_line_is_skipped(uri: str, summary: SweepSummary, tmp_path: Path):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(sweep_entry(summary).model_dump_json() + '\n{"experiment": "alm')
+    with Tracker(uri, journal):
+        pass
+    assert runs_of(uri, summary)[2] == 1
+
+
+def test_results_come_back_by_name_and_by_key(uri: str, summary: SweepSummary, tmp_path: Path):
+    results = synthetic.results(num_rows=10, tasks=("world 0",))
+    results.save(tmp_path / "results")
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+        tracker.log_folder(summary, tmp_path / "results", RESULTS_PATH)
+    for name in (summary.name, summary.sweep_key):
+        folder, _ = results_folder(uri, name)
+        assert SweepResults.load(folder).trials == results.trials
+    with pytest.raises(UserError, match=r"no sweep 'nosuch' in .*; found: .*by_name_and_by_key"):
+        results_folder(uri, "nosuch")
+
+
+def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_path: Path):
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+    with pytest.raises(UserError, match="has left no results"):
+        results_folder(uri, summary.name)
+
+
+def test_numbers_that_are_not_finite_are_left_out():
+    entry = RunEntry(
+        experiment="e",
+        sweep_key="k",
+        identity="sweep",
+        name="n",
+        metrics=(MetricValue("a", float("nan")), MetricValue("b", 1.0), MetricValue("c", -1e999)),
+    )
+    assert [metric.name for metric in entry.metrics] == ["b"]
+
+
+def test_flattening_joins_plain_lists_and_drops_what_is_empty():
+    nested = {"a": {"b": [1, 2]}, "c": [{"d": None}, {"d": 0}], "e": "", "f": [], "g": False}
+    assert dict(flattened(nested)) == {"a.b": "1, 2", "c.1.d": "0", "g": "False"}
+
+
+def test_unreachable_tracking_is_refused_before_any_compute(tmp_path: Path):
+    check_reachable(f"sqlite:///{tmp_path}/new.db")
+    with pytest.raises(UserError, match="no folder"):
+        check_reachable(f"sqlite:///{tmp_path}/none/mlflow.db")
+    (tmp_path / "text.db").write_text("this is not a database, however long it may be" * 50)
+    with pytest.raises(UserError, match="no SQLite database"):
+        check_reachable(f"sqlite:///{tmp_path}/text.db")
+    sqlite3.connect(tmp_path / "good.db").execute("create table t (x)").connection.close()
+    check_reachable(f"sqlite:///{tmp_path}/good.db")
+    with pytest.raises(UserError, match="is a folder"):
+        check_reachable("./mlruns")
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        with pytest.raises(UserError, match="does not answer within 5 s"):
+            check_reachable(f"http://127.0.0.1:{placeholder.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(("code", "accepted"), [(200, True), (401, True), (404, False)])
+def test_a_server_must_answer_as_a_tracking_server_does(code: int, accepted: bool):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    if accepted:
+        check_reachable(address)
+    else:
+        with pytest.raises(UserError, match="answers with HTTP 404"):
+            check_reachable(address)
+    thread.join()
+    server.server_close()
