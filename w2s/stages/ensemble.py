@@ -61,7 +61,7 @@ class ShuffledLabels(Stage):
     def run(self, context: StageContext) -> None:
         """Write the permuted predictions."""
         frame = read_predictions(context.path(self.labels))
-        values = frame[logprob_columns(frame)].to_numpy(np.float64)
+        values = frame[logprob_columns(frame)].to_numpy(np.float64, copy=True)
         generator = np.random.default_rng(self.seed)
         for split in frame["split"].unique():
             rows = np.flatnonzero(frame["split"] == split)

@@ -41,7 +41,8 @@ class ShuffledTranscripts(Stage):
         """Write the exchanged transcripts: a random cycle, so no row keeps its own."""
         frame = read_transcripts(context.path(self.transcripts))
         generator = np.random.default_rng(self.seed)
-        text, turns = frame["text"].to_numpy(object), frame["turns"].to_numpy(object)
+        text = frame["text"].to_numpy(object, copy=True)
+        turns = frame["turns"].to_numpy(object, copy=True)
         for split in frame["split"].unique():
             rows = np.flatnonzero(frame["split"] == split)
             cycle = generator.permutation(rows)
