@@ -69,6 +69,10 @@ class CompletionClient(Protocol):
         """Complete one prompt, piece by piece; the pieces add up to the text."""
         ...
 
+    async def aclose(self) -> None:
+        """Give connections back; the client is of no use after it."""
+        ...
+
 
 class Transport(Protocol):
     """Sends one request; knows nothing of bounds and retries."""
@@ -91,6 +95,10 @@ class Transport(Protocol):
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
     ) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give connections back."""
         ...
 
 
@@ -149,6 +157,10 @@ class BatchingClient:
                 prompt, sampling, seed, self._policy.timeout_s
             ):
                 yield piece
+
+    async def aclose(self) -> None:
+        """Give connections back."""
+        await self._transport.aclose()
 
     async def _attempt(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]

@@ -130,6 +130,10 @@ class HttpTransport:
                 for choice in json.loads(line.removeprefix("data:"))["choices"]:
                     yield choice["text"]
 
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
     def _url(self) -> str:
         return f"{self._endpoint.base_url}/completions"
 

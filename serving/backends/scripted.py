@@ -63,6 +63,9 @@ class ScriptedTransport:
         for index, word in enumerate(self._reply(sampling, seed).text.split()):
             yield word if index == 0 else f" {word}"
 
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
     def _reply(self, sampling: Sampling, seed: int) -> Completion:
         whole = self.replies[seed % len(self.replies)]
         text = first_words(whole, sampling.max_tokens)

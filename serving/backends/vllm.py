@@ -141,6 +141,9 @@ class HandleTransport:
             async for piece in handle.stream_one.remote(prompt, sampling, seed):
                 yield piece
 
+    async def aclose(self) -> None:
+        """Nothing: a handle's connections belong to the process."""
+
 
 def _start_serve(http_port: int) -> str:
     """Start Serve on this cluster, or find it running; its root URL."""

@@ -1,0 +1,261 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from serving.backends.openai_api import OpenaiApi
+from serving.backends.scripted import ScriptedTransport
+from serving.client import BatchingClient, RequestPolicy
+from serving.errors import CompletionFailed, ServingInputError, TransientFailure
+from serving.messages import Completion, Sampling, seed_of
+from serving.models import Placement, ServedModel
+
+FAST = RequestPolicy(base_delay_s=0.001, max_delay_s=0.002, max_attempts=3, timeout_s=5)
+MODEL = ServedModel(name="m", path="org/m", digest="d")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def server(completions: Handler):
+    """An OpenAI-compatible stub on the loopback; yields its base URL."""
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "org/m"}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/completions", completions)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def completion(text: str) -> web.Response:
+    choice = {"index": 0, "text": text, "finish_reason": "length"}
+    return web.json_response({"choices": [choice], "usage": {"completion_tokens": 2}})
+
+
+async def ask(
+    handler: Handler,
+    num_prompts: int,
+    policy: RequestPolicy = FAST,
+    sampling: Sampling | None = None,
+) -> list[Completion]:
+    async with server(handler) as url:
+        backend = OpenaiApi(base_url=url)
+        endpoint = (await asyncio.to_thread(backend.deploy_all, [MODEL], Placement()))["m"]
+        client = backend.client(endpoint, policy)
+        prompts = [f"p{index}" for index in range(num_prompts)]
+        try:
+            return await client.complete(prompts, sampling or Sampling(), range(num_prompts))
+        finally:
+            await client.aclose()
+
+
+def test_each_prompt_travels_with_its_own_seed_and_comes_back_in_order():
+    bodies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        body = await request.json()
+        bodies.append(body)
+        await asyncio.sleep(0.01 * (3 - body["seed"]))
+        return completion(f"{body['prompt']}-{body['seed']}")
+
+    sampling = Sampling(max_tokens=2, stop=("x",))
+    answers = asyncio.run(ask(handler, 3, sampling=sampling))
+    assert answers == [Completion(f"p{i}-{i}", 2, "length") for i in range(3)]
+    assert bodies[0] == {
+        "model": "org/m",
+        "prompt": "p0",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 2,
+        "seed": 0,
+        "stop": ["x"],
+    }
+
+
+def test_overload_is_retried_until_it_passes():
+    calls = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=503) if calls < 3 else completion("ok")
+
+    assert asyncio.run(ask(handler, 1))[0].text == "ok"
+    assert calls == 3
+
+
+def test_attempts_are_bounded_and_the_error_names_the_last_cause():
+    calls = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=429, text="slow down")
+
+    with pytest.raises(CompletionFailed, match=r"3 attempts.*429: slow down"):
+        asyncio.run(ask(handler, 1))
+    assert calls == 3
+
+
+def test_refused_request_is_not_retried():
+    calls = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=400, text="prompt too long")
+
+    with pytest.raises(CompletionFailed, match=r"400: prompt too long"):
+        asyncio.run(ask(handler, 1))
+    assert calls == 1
+
+
+def test_requests_in_flight_are_bounded():
+    now, most = 0, 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return completion("ok")
+
+    policy = FAST.model_copy(update={"max_requests_in_flight": 3})
+    assert len(asyncio.run(ask(handler, 20, policy))) == 20
+    assert most == 3
+
+
+def test_answer_that_never_comes_counts_as_a_failed_attempt():
+    async def handler(request: web.Request) -> web.Response:
+        await asyncio.sleep(1)
+        return completion("late")
+
+    policy = FAST.model_copy(update={"timeout_s": 0.05, "max_attempts": 2})
+    with pytest.raises(CompletionFailed, match=r"2 attempts"):
+        asyncio.run(ask(handler, 1, policy))
+
+
+def test_stream_gives_the_pieces_of_the_text():
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in ("a", " b"):
+            await response.write(f'data: {{"choices": [{{"text": "{piece}"}}]}}\n\n'.encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def run() -> list[str]:
+        async with server(handler) as url:
+            backend = OpenaiApi(base_url=url)
+            endpoint = await asyncio.to_thread(backend.deploy, MODEL, Placement())
+            client = backend.client(endpoint)
+            pieces = [piece async for piece in client.stream("p", Sampling(), 1)]
+            await client.aclose()
+            return pieces
+
+    assert asyncio.run(run()) == ["a", " b"]
+
+
+def test_unreachable_server_and_unknown_model_are_told_before_any_request():
+    with pytest.raises(ServingInputError, match=r"no answer from http://127.0.0.1:9/v1/models"):
+        OpenaiApi(base_url="http://127.0.0.1:9/v1").deploy(MODEL, Placement())
+
+    async def handler(request: web.Request) -> web.Response:
+        return completion("ok")
+
+    async def run() -> None:
+        async with server(handler) as url:
+            other = ServedModel(name="n", path="org/n")
+            await asyncio.to_thread(OpenaiApi(base_url=url).deploy, other, Placement())
+
+    with pytest.raises(ServingInputError, match=r"no model 'org/n'; available: org/m"):
+        asyncio.run(run())
+
+
+def test_prompts_are_batched_where_the_transport_seeds_each_of_them():
+    sizes: list[int] = []
+    handed: list[int] = []
+
+    class Counting(ScriptedTransport):
+        async def send(self, prompts, sampling, seeds, timeout_s) -> list[Completion]:
+            sizes.append(len(prompts))
+            return await super().send(prompts, sampling, seeds, timeout_s)
+
+    async def run() -> list[Completion]:
+        policy = FAST.model_copy(update={"prompts_per_request": 4})
+        client = BatchingClient(Counting(("a", "b", "c")), policy)
+        return await client.complete(
+            ["p"] * 10, Sampling(), range(10), lambda index, _: handed.append(index)
+        )
+
+    answers = asyncio.run(run())
+    assert sizes == [4, 4, 2]
+    assert [answer.text for answer in answers] == [("a", "b", "c")[seed % 3] for seed in range(10)]
+    assert sorted(handed) == list(range(10))
+
+
+def test_first_failure_cancels_the_requests_beside_it():
+    finished = []
+
+    class OneFails(ScriptedTransport):
+        async def send(self, prompts, sampling, seeds, timeout_s) -> list[Completion]:
+            if seeds[0] == 0:
+                raise CompletionFailed("broken")
+            await asyncio.sleep(0.2)
+            finished.append(seeds[0])
+            return await super().send(prompts, sampling, seeds, timeout_s)
+
+    async def run() -> None:
+        policy = FAST.model_copy(update={"prompts_per_request": 1})
+        await BatchingClient(OneFails(("a",)), policy).complete(["p"] * 3, Sampling(), range(3))
+
+    with pytest.raises(CompletionFailed, match=r"broken"):
+        asyncio.run(run())
+    assert finished == []
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits between attempts, which the test does not sit out."""
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def record(delay_s: float) -> None:
+        waited.append(delay_s)
+        await sleep(0)
+
+    monkeypatch.setattr("serving.client.asyncio.sleep", record)
+    return waited
+
+
+def test_delays_double_up_to_the_bound_and_respect_the_servers_wish(delays: list[float]):
+    class Busy(ScriptedTransport):
+        async def send(self, prompts, sampling, seeds, timeout_s) -> list[Completion]:
+            raise TransientFailure("busy", retry_after_s=7.0 if len(delays) == 4 else None)
+
+    async def run() -> None:
+        policy = RequestPolicy(max_attempts=6, base_delay_s=1.0, max_delay_s=4.0)
+        await BatchingClient(Busy(("a",)), policy).complete(["p"], Sampling(), [1])
+
+    with pytest.raises(CompletionFailed):
+        asyncio.run(run())
+    assert len(delays) == 5
+    assert all(delay <= bound for delay, bound in zip(delays, (1, 2, 4, 4), strict=False))
+    assert delays[4] == 7.0
+
+
+def test_seeds_tell_coordinates_apart_and_stay_the_same():
+    assert seed_of("row", 1) == seed_of("row", 1) == 1784656587
+    assert len({seed_of("row", 1), seed_of("row", "1"), seed_of("row1"), seed_of(1, "row")}) == 4
+    assert all(0 <= seed_of("x", index) < 2**31 for index in range(100))
