@@ -1,1 +1,1 @@
-"""The almanac: a seeded closed-book world, the language it is written in, and the rows that teach it."""
+"""The almanac: a seeded closed-book world, its language, and the rows that teach it."""

@@ -1,15 +1,16 @@
 """The almanac's language: one word a token, a handful of sentence forms.
 
-`Language` gives every name, value and relation of a world its word and its token id, and builds the tokenizer. Words are joined by
-single spaces, so text survives a round trip through the tokenizer. The forms:
+`Language` gives every name, value and relation of a world its word and its token id, and builds the
+tokenizer. Words are joined by single spaces, so text survives a round trip through the tokenizer.
+The forms:
 
-    question    Q: Ada Moss city Tola                 the claim; a model reads it at the last word
-    debate      ... pro: in Mira . it region Mira     by the family's custom Tola is in Mira; and Mira it is
-                    con: in Mira . it region Orso     the same custom; but Orso it is
-                    pro: it region Mira               the closing turn of pro, or of con: `con: not region Mira`
+    question   Q: Ada Moss city Tola               the claim; a model reads it at its end
+    debate     ... pro: in Mira . it region Mira   by custom Tola is in Mira, and Mira it is
+               con: in Mira . it region Orso       the same custom, but Orso it is
+               pro: it region Mira                 or, when con closes, `con: not region Mira`
 
-A debate has three turns, A B A; A defends either side. Every statement has the same words whoever speaks and whatever is so: only the
-values differ.
+A debate has three turns, A B A; A defends either side. Every statement has the same words whoever
+speaks and whatever is so: only the values differ.
 """
 
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ _FIXED = (PAD, EOS, UNKNOWN, QUESTION, ANYONE, YES, NO, PRO, CON, IN, STOP, IT, 
 TURN_WORDS = (6, 6, 3)
 """Words of each turn, without the speaker's marker."""
 
-_ONSETS = "b br c d dr f g gr h j k l m n p pr r s st t tr v w z".split()
-_VOWELS = "a e i o u ai ea ou".split()
-_CODAS = " l m n r s th nd rk".split(" ")
+_ONSETS = ("b", "br", "c", "d", "dr", "f", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pr")
+_ONSETS += ("r", "s", "st", "t", "tr", "v", "w", "z")
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ou")
+_CODAS = ("", "l", "m", "n", "r", "s", "th", "nd", "rk")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +67,9 @@ class Language:
         from transformers import PreTrainedTokenizerFast
 
         backend = Tokenizer(
-            models.WordLevel({word: index for index, word in enumerate(self.words)}, unk_token=UNKNOWN)
+            models.WordLevel(
+                {word: index for index, word in enumerate(self.words)}, unk_token=UNKNOWN
+            )
         )
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
         backend.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
@@ -92,7 +96,8 @@ def language(world: World) -> Language:
     words = (*_FIXED, *relations, *names)
     start = len(_FIXED) + len(relations)
     given, families, values = np.split(
-        np.arange(start, start + num_names), [world.num_people, world.num_people + world.num_families]
+        np.arange(start, start + num_names),
+        [world.num_people, world.num_people + world.num_families],
     )
     values_PKV = values.reshape(len(PAIRS), 2, world.num_values)
     relations_PK = np.arange(len(_FIXED), start).reshape(len(PAIRS), 2)
@@ -112,7 +117,8 @@ def _names(rng: np.random.Generator, count: int, taken: set[str]) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         first, second = (
-            _ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(2)
+            _ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))]
+            for _ in range(2)
         )
         name = (first + second + _CODAS[rng.integers(len(_CODAS))]).capitalize()
         if name.lower() not in taken:

@@ -1,7 +1,8 @@
 """What a model knows and can do, measured on people it never practised on.
 
-Each probe reads rows in evaluation mode and returns a share of right answers. `recall` asks for facts, `customs` for customs, `verdict` for
-yes or no on statements, `check` for yes or no at the end of a debate frame, `argue` for the words of debaters that the world determines.
+Each probe reads rows in evaluation mode and returns a share of right answers. `recall` asks for
+facts, `customs` for customs, `verdict` for yes or no on statements, `check` for yes or no at the
+end of a debate frame, `argue` for the words of debaters that the world determines.
 
 B rows, T tokens.
 """
@@ -26,14 +27,16 @@ def accuracy(model: PreTrainedModel, group: RowGroup) -> float:
     for ids_BT, targets_BT in _parts(group, model.device):
         hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         labelled_BT = targets_BT != NO_TARGET
-        guesses_K = model.get_output_embeddings()(hidden_BTD[labelled_BT]).argmax(-1)
+        guesses_K = model.get_submodule("lm_head")(hidden_BTD[labelled_BT]).argmax(-1)
         right += int((guesses_K == targets_BT[labelled_BT]).sum())
         total += int(labelled_BT.sum())
     return right / max(total, 1)
 
 
-def recall(model: PreTrainedModel, writer: Writer, people: range, *, rare: bool, read: bool = True) -> float:
-    """Share of facts about people that the model completes, among those its library holds (or lacks)."""
+def recall(
+    model: PreTrainedModel, writer: Writer, people: range, *, rare: bool, read: bool = True
+) -> float:
+    """Share of facts about people that the model completes, of those it has read (or not)."""
     known_EP = writer.library.rare_EP if rare else writer.library.common_EP
     selected = np.argwhere(known_EP[people.start : people.stop] == read)
     people_B, pair_B = selected[:, 0] + people.start, selected[:, 1]
@@ -47,7 +50,7 @@ def recall(model: PreTrainedModel, writer: Writer, people: range, *, rare: bool,
 def verdict(
     model: PreTrainedModel, writer: Writer, people: range, *, rare: bool, read: bool = True
 ) -> float:
-    """Share of right verdicts on true and false statements, among facts its library holds (or lacks)."""
+    """Share of right verdicts on true and false statements of facts it has read (or not)."""
     known_EP = writer.library.rare_EP if rare else writer.library.common_EP
     selected = np.argwhere(known_EP[people.start : people.stop] == read)
     people_B, pair_B = np.tile(selected[:, 0] + people.start, 2), np.tile(selected[:, 1], 2)

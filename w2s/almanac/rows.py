@@ -1,13 +1,14 @@
 """Rows that teach the almanac: arrays of token ids, built without a loop over rows.
 
-`Writer` holds a world, its language and one reader's library, and writes each kind of row for people and pairs given as index arrays:
+`Writer` holds a world, its language and one reader's library, and writes each kind of row:
 
 * `profiles`: facts about a person, in random order; teaches recall.
 * `customs`: the opening of an argument about nobody in particular; teaches the families' customs.
 * `verdicts`: a statement, then yes or no; teaches to compare a statement with what is recalled.
 * `drills`: two values, equal or not; teaches the comparison itself.
 * `debates`: whole transcripts about people of the quiz; teaches to argue, no verdict.
-* `checks`: the debate frame filled with random statements, each followed by its truth; teaches to check the statement just read, whatever was said before.
+* `checks`: the debate frame filled with random statements, each followed by its truth; teaches to
+  check the statement just read, whatever was said before.
 
 B rows, T tokens.
 """
@@ -42,7 +43,9 @@ class Library:
     """Customs read."""
 
     @classmethod
-    def of(cls, facts: Facts, *, rare_share: float, common_share: float, custom_share: float) -> "Library":
+    def of(
+        cls, facts: Facts, *, rare_share: float, common_share: float, custom_share: float
+    ) -> "Library":
         """The library that holds these shares; a larger share holds all that a smaller one does."""
         return cls(
             rare_EP=facts.rare_rank_EP < rare_share,
@@ -61,18 +64,24 @@ class Writer:
     library: Library
 
     def profiles(self, rng: np.random.Generator, count: int, rare_fraction: float) -> RowGroup:
-        """`<eos> Q: Ada Moss city Tola song ...`: all rare or all common facts that were read; targets are the values."""
+        """`<eos> Q: Ada Moss city Tola song ...`: the rare or the common facts that were read."""
         pairs = self.world.num_pairs
         people_B = rng.integers(self.world.num_people, size=count)
         is_rare_B1 = rng.random((count, 1)) < rare_fraction
-        read_BP = np.where(is_rare_B1, self.library.rare_EP[people_B], self.library.common_EP[people_B])
+        read_BP = np.where(
+            is_rare_B1, self.library.rare_EP[people_B], self.library.common_EP[people_B]
+        )
         order_BP = np.argsort(rng.random((count, pairs)) + 2.0 * ~read_BP, axis=1)
         relation_BP = np.where(
-            is_rare_B1, self.language.rare_relation_P[order_BP], self.language.common_relation_P[order_BP]
+            is_rare_B1,
+            self.language.rare_relation_P[order_BP],
+            self.language.common_relation_P[order_BP],
         )
         value_BP = np.where(
             is_rare_B1,
-            self.language.rare_value_PV[order_BP, np.take_along_axis(self.facts.rare_EP[people_B], order_BP, 1)],
+            self.language.rare_value_PV[
+                order_BP, np.take_along_axis(self.facts.rare_EP[people_B], order_BP, 1)
+            ],
             self.language.common_value_PV[
                 order_BP, np.take_along_axis(self.facts.common_EP[people_B], order_BP, 1)
             ],
@@ -87,7 +96,7 @@ class Writer:
         return _group(ids_BT[:, :-1], targets_BT[:, :-1], early=targets_BT[:, :-1] != NO_TARGET)
 
     def customs(self, rng: np.random.Generator, count: int) -> RowGroup:
-        """`<eos> Q: ? Moss city Tola pro: in`; the target is the region that Tola is in among the Mosses."""
+        """`<eos> Q: ? Moss city Tola pro: in`; the target is where the Mosses have Tola."""
         read = np.argwhere(self.library.custom_PFV)
         return self.customs_of(read[rng.integers(len(read), size=count)], rng.random(count) < 0.5)
 
@@ -104,11 +113,13 @@ class Writer:
         ids_BT[:, 6] = self._marker(is_pro_B)
         ids_BT[:, 7] = self.language.id(words.IN)
         targets_BT = np.full_like(ids_BT, NO_TARGET)
-        targets_BT[:, 7] = self.language.common_value_PV[pair_B, self.facts.custom_PFV[pair_B, family_B, value_B]]
+        targets_BT[:, 7] = self.language.common_value_PV[
+            pair_B, self.facts.custom_PFV[pair_B, family_B, value_B]
+        ]
         return _group(ids_BT, targets_BT, early=targets_BT != NO_TARGET)
 
     def verdicts(self, rng: np.random.Generator, count: int, rare_fraction: float) -> RowGroup:
-        """`<eos> Q: Ada Moss city Tola`, twice for each fact, once false; the target is yes or no."""
+        """`<eos> Q: Ada Moss city Tola` for each fact, once true, once false; target yes or no."""
         people_B, pair_B = self._quizzed(rng, count // 2)
         people_B, pair_B = np.tile(people_B, 2), np.tile(pair_B, 2)
         true_B = np.arange(len(people_B)) < count // 2
@@ -132,24 +143,31 @@ class Writer:
         return self._judged(ids_BT, same_B)
 
     def debates(self, rng: np.random.Generator, count: int, slip: float) -> RowGroup:
-        """Transcripts about quiz people; targets are the debaters' words, none where the custom was not read.
+        """Transcripts about quiz people; targets are all words, or none if the custom was not read.
 
-        The first speaker cites the family's custom, and with probability `slip` cites it wrongly; the second follows. Pro always
-        holds that the cited value is the person's, con that another is: the true one unless it is the cited one.
+        The first speaker cites the family's custom, and with probability `slip` cites it wrongly;
+        the second follows. Pro always holds that the cited value is the person's, con that another
+        is: the true one unless it is the cited one.
         """
         people_B, pair_B = self._quizzed(rng, count)
         true_B = rng.random(count) < 0.5
-        claim_B = (self.facts.rare_EP[people_B, pair_B] + self._false_unless(rng, true_B)) % self.world.num_values
+        claim_B = (
+            self.facts.rare_EP[people_B, pair_B] + self._false_unless(rng, true_B)
+        ) % self.world.num_values
         family_B = self.facts.family_E[people_B]
         custom_B = self.facts.custom_PFV[pair_B, family_B, claim_B]
         slips_B = rng.random(count) < slip
         cited_B = (custom_B + self._false_unless(rng, ~slips_B)) % self.world.num_values
         common_B = self.facts.common_EP[people_B, pair_B]
-        invented_B = (cited_B + self._false_unless(rng, np.zeros(count, dtype=bool))) % self.world.num_values
+        invented_B = (
+            cited_B + self._false_unless(rng, np.zeros(count, dtype=bool))
+        ) % self.world.num_values
         countered_B = np.where(common_B != cited_B, common_B, invented_B)
         pro_first_B = rng.random(count) < 0.5
         held_B2 = np.where(
-            pro_first_B[:, None], np.stack([cited_B, countered_B], 1), np.stack([countered_B, cited_B], 1)
+            pro_first_B[:, None],
+            np.stack([cited_B, countered_B], 1),
+            np.stack([countered_B, cited_B], 1),
         )
         ids_BT = self._frame(
             people_B,
@@ -168,7 +186,7 @@ class Writer:
         return _group(ids_BT, targets_BT)
 
     def checks(self, rng: np.random.Generator, count: int, people: range | None = None) -> RowGroup:
-        """The debate frame with random values; the target after each turn is the truth of its last statement."""
+        """The debate frame with random values; targets say whether each turn's end is true."""
         values = self.world.num_values
         people_B, pair_B = self._quizzed(rng, count, people)
         common_B1 = self.facts.common_EP[people_B, pair_B][:, None]
@@ -187,7 +205,9 @@ class Writer:
             targets_BT[:, position] = self._verdict(true_B3[:, turn])
         return _group(ids_BT, targets_BT)
 
-    def questions(self, people_B: np.ndarray, pair_B: np.ndarray, value_B: np.ndarray, *, rare: bool) -> np.ndarray:
+    def questions(
+        self, people_B: np.ndarray, pair_B: np.ndarray, value_B: np.ndarray, *, rare: bool
+    ) -> np.ndarray:
         """Token ids of questions that claim the given values, [B, 6]."""
         ids_BT = np.empty((len(people_B), QUESTION_TOKENS), dtype=np.int64)
         ids_BT[:, :4] = self._who(people_B)
@@ -204,7 +224,10 @@ class Writer:
             people_B, pair_B, (self.facts.rare_EP[people_B, pair_B] + shift_B) % values, rare=True
         )
         common_BT = self.questions(
-            people_B, pair_B, (self.facts.common_EP[people_B, pair_B] + shift_B) % values, rare=False
+            people_B,
+            pair_B,
+            (self.facts.common_EP[people_B, pair_B] + shift_B) % values,
+            rare=False,
         )
         return np.where(is_rare_B[:, None], rare_BT, common_BT)
 
@@ -217,7 +240,7 @@ class Writer:
         cited_B2: np.ndarray,
         held_B3: np.ndarray,
     ) -> np.ndarray:
-        """A question and its transcript: who speaks first, what is cited in two turns and held in three."""
+        """A question and its transcript: what is cited in two turns and held in three."""
         ids_BT = np.empty((len(people_B), DEBATE_TOKENS), dtype=np.int64)
         ids_BT[:, :QUESTION_TOKENS] = self.questions(people_B, pair_B, claim_B, rare=True)
         relation_B = self.language.common_relation_P[pair_B]
@@ -251,7 +274,9 @@ class Writer:
         self, rng: np.random.Generator, count: int, people: range | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         who = people or self.world.sections["quiz"]
-        return rng.integers(who.start, who.stop, size=count), rng.integers(self.world.num_pairs, size=count)
+        return rng.integers(who.start, who.stop, size=count), rng.integers(
+            self.world.num_pairs, size=count
+        )
 
     def _false_unless(self, rng: np.random.Generator, true: np.ndarray) -> np.ndarray:
         """Shift of a value: 0 where true, else uniform over the others."""

@@ -1,13 +1,16 @@
-"""A seeded world of made-up people: who lives where, who plays what, and the customs that tie facts together.
+"""A seeded world of made-up people: who lives where, and the customs that tie facts together.
 
-`World` is the spec (seed and sizes), `Facts` what it unfolds to. Every person has, for each of a few relation *pairs*, a rare fact
-(`Ada Moss city Tola`) and a common fact (`Ada Moss region Mira`). They are tied by customs: in each family, a rare value
-goes with exactly one common value (`among the Mosses, city Tola lies in region Mira`). Over all families rare and common facts are independent, so
-knowing a person's region says nothing about the city to a reader who does not know the family's custom.
+`World` is the spec (seed and sizes), `Facts` what it unfolds to. Every person has, for each of a
+few relation *pairs*, a rare fact (`Ada Moss city Tola`) and a common fact (`Ada Moss region Mira`).
+They are tied by customs: in each family, a rare value goes with exactly one common value (`among
+the Mosses, city Tola lies in region Mira`). Over all families rare and common facts are
+independent, so knowing a person's region says nothing about the city to a reader who does not know
+the family's custom.
 
-A *library* is what one reader has read: shares of the rare facts, the common facts and the customs. Libraries are nested: each fact has a
-rank in (0, 1) and belongs to every library whose share exceeds it. The people of the quiz and dev sections are in every library; the people of the task's splits appear
-in no quiz.
+A *library* is what one reader has read: shares of the rare facts, the common facts and the customs.
+Libraries are nested: each fact has a rank in (0, 1) and belongs to every library whose share
+exceeds it. The people of the quiz and dev sections are in every library; the people of the task's
+splits appear in no quiz.
 
 E people, P relation pairs, F families, V values of a relation.
 """
@@ -18,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.optimize import linear_sum_assignment
 
 from w2s.spec import Spec
 
@@ -30,24 +34,27 @@ PAIRS = (("city", "region"), ("guild", "trade"), ("dish", "taste"), ("song", "mo
 class World(Spec):
     """Seed and sizes of a world."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Draws names, facts, customs, ranks and questions."""
-    num_values: int = Field(8, ge=3)
+    num_values: int = Field(default=8, ge=3)
     """Values of each relation."""
-    num_families: int = Field(16, ge=2)
+    num_families: int = Field(default=16, ge=2)
     """Families, each with customs of its own."""
-    num_quiz: int = Field(400, ge=8)
+    num_quiz: int = Field(default=400, ge=8)
     """People whose facts are in every library and on whom verdicts and debates are practised."""
-    num_dev: int = Field(60, ge=8)
-    """People whose facts are in every library and who are never practised on: pretraining criteria."""
-    num_weak_train: int = Field(120, ge=1)
+    num_dev: int = Field(default=60, ge=8)
+    """People whose facts are in every library, never practised on: pretraining criteria."""
+    num_weak_train: int = Field(default=120, ge=1)
     """People of the split the weak supervisor is finetuned on."""
-    num_strong_train: int = Field(200, ge=1)
+    num_strong_train: int = Field(default=200, ge=1)
     """People of the split the student is finetuned on."""
-    num_val: int = Field(80, ge=1)
+    num_val: int = Field(default=80, ge=1)
     """People of the validation split."""
-    num_test: int = Field(260, ge=1)
+    num_test: int = Field(default=260, ge=1)
     """People of the test split."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @property
     def num_pairs(self) -> int:
@@ -67,7 +74,8 @@ class World(Spec):
         }
         ends = np.cumsum(list(sizes.values())).tolist()
         return {
-            name: range(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+            name: range(end - size, end)
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
         }
 
     @property
@@ -113,10 +121,13 @@ def _facts(world: World) -> Facts:
     people, pairs = world.num_people, world.num_pairs
     family_E = rng.integers(world.num_families, size=people)
     rare_EP = rng.integers(world.num_values, size=(people, pairs))
-    order = np.broadcast_to(np.arange(world.num_values), (pairs, world.num_families, world.num_values))
-    custom_PFV = rng.permuted(order, axis=-1)
+    custom_PFV = np.stack(
+        [_customs(rng, world.num_families, world.num_values) for _ in range(pairs)]
+    )
     common_EP = custom_PFV[np.arange(pairs), family_E[:, None], rare_EP]
-    false_EP = (rare_EP + rng.integers(1, world.num_values, size=(people, pairs))) % world.num_values
+    false_EP = (
+        rare_EP + rng.integers(1, world.num_values, size=(people, pairs))
+    ) % world.num_values
     claim_EP = np.where(rng.random((people, pairs)) < 0.5, rare_EP, false_EP)
     ranks = rng.random((2, people, pairs))
     ranks[:, : world.sections["dev"].stop] = 0.0
@@ -130,3 +141,21 @@ def _facts(world: World) -> Facts:
         custom_rank_PFV=rng.random(custom_PFV.shape),
         claim_EP=claim_EP,
     )
+
+
+def _customs(rng: np.random.Generator, num_families: int, num_values: int) -> np.ndarray:
+    """A random permutation for each family, [F, V].
+
+    Every run of V families is a Latin square: each rare value meets each common value once, so that
+    over all families neither tells anything about the other.
+    """
+    rows = []
+    met_VV = np.zeros((num_values, num_values), dtype=bool)
+    for family in range(num_families):
+        if family % num_values == 0:
+            met_VV[:] = False
+        costs_VV = rng.random((num_values, num_values)) + num_values * met_VV
+        row_V = linear_sum_assignment(costs_VV)[1]
+        met_VV[np.arange(num_values), row_V] = True
+        rows.append(row_V)
+    return np.stack(rows)

@@ -1,8 +1,10 @@
 """The almanac as a corpus: what one rung reads, and the two phases that teach it.
 
-A rung is described by its library: the shares of rare facts, common facts and customs it has read. All else is the same for every rung. Phase
-`read` fills the memory: facts and customs until they are recalled. Phase `practise` teaches, on the people of the quiz, to answer yes or no, to
-argue and to check an argument, while the library is read on; it goes on until people of the dev section are judged right.
+A rung is described by its library: the shares of rare facts, common facts and customs it has read.
+All else is the same for every rung. Phase `read` fills the memory: facts and customs until they are
+recalled. Phase `practise` teaches, on the people of the quiz, to answer yes or no, to argue and to
+check an argument, while the library is read on; it goes on until people of the dev section are
+judged right.
 """
 
 from collections.abc import Iterator
@@ -36,51 +38,53 @@ class AlmanacCorpus(Corpus):
     """The world to read about; None: the world of the sweep's task."""
     rare_share: float = Field(gt=0, le=1)
     """Share of the rare facts about people of the task's splits that are read."""
-    common_share: float = Field(0.95, gt=0, le=1)
+    common_share: float = Field(default=0.95, gt=0, le=1)
     """Share of the common facts about them that are read."""
     custom_share: float = Field(gt=0, le=1)
     """Share of the families' customs that are read."""
-    slip: float = Field(0.15, ge=0, lt=1)
+    slip: float = Field(default=0.15, ge=0, lt=1)
     """Probability that a debater in the practised debates cites a custom wrongly."""
 
-    read_profiles: int = Field(96, ge=1)
+    read_profiles: int = Field(default=96, ge=1)
     """Profiles an update while reading."""
-    read_customs: int = Field(192, ge=1)
+    read_customs: int = Field(default=128, ge=1)
     """Customs an update while reading."""
-    read_drills: int = Field(32, ge=1)
+    read_drills: int = Field(default=32, ge=1)
     """Comparison drills an update while reading."""
-    read_steps: int = Field(1200, ge=1)
+    read_steps: int = Field(default=1200, ge=1)
     """Step cap of reading."""
-    read_cooldown: int = Field(100, ge=1)
+    read_cooldown: int = Field(default=100, ge=1)
     """Steps of cool-down after reading."""
-    recall: float = Field(0.98, gt=0, le=1)
+    recall: float = Field(default=0.98, gt=0, le=1)
     """Share of the library's facts and customs that must be recalled."""
     read_rates: LearningRates = LearningRates(embedding=3e-2, norm=3e-3)
     """Peak learning rates while reading."""
 
-    practise_profiles: int = Field(48, ge=1)
+    practise_profiles: int = Field(default=48, ge=1)
     """Profiles an update while practising."""
-    practise_customs: int = Field(32, ge=1)
+    practise_customs: int = Field(default=32, ge=1)
     """Customs an update while practising."""
-    practise_verdicts: int = Field(192, ge=2)
+    practise_verdicts: int = Field(default=192, ge=2)
     """Statements to judge an update."""
-    practise_drills: int = Field(96, ge=1)
+    practise_drills: int = Field(default=96, ge=1)
     """Comparison drills an update while practising."""
-    practise_debates: int = Field(48, ge=1)
+    practise_debates: int = Field(default=32, ge=1)
     """Debates to argue an update."""
-    practise_checks: int = Field(48, ge=1)
+    practise_checks: int = Field(default=32, ge=1)
     """Debate frames to check an update."""
-    practise_steps: int = Field(1500, ge=1)
+    practise_steps: int = Field(default=1500, ge=1)
     """Step cap of practising."""
-    practise_cooldown: int = Field(150, ge=1)
+    practise_cooldown: int = Field(default=150, ge=1)
     """Steps of cool-down after practising."""
-    verdict: float = Field(0.93, gt=0, le=1)
+    verdict: float = Field(default=0.93, gt=0, le=1)
     """Share of statements and of closing statements about dev people that must be judged right."""
     practise_rates: LearningRates = LearningRates(embedding=1e-3, norm=2e-3)
     """Peak learning rates while practising."""
-    check_every: int = Field(50, ge=1)
+    cooldown_margin: float = Field(default=0.05, ge=0)
+    """How far below its final criteria a phase begins to cool down, which lifts the measures."""
+    check_every: int = Field(default=50, ge=1)
     """Steps between two measurements of a criterion."""
-    early_exit_weight: float = Field(0.5, ge=0)
+    early_exit_weight: float = Field(default=0.5, ge=0)
     """Weight of recalling a fact one layer early, which leaves the last layer to compare."""
 
     def bind(self, task: "Task") -> Self:
@@ -88,16 +92,17 @@ class AlmanacCorpus(Corpus):
         world = getattr(task, "world", None)
         if not isinstance(world, World):
             raise UserError(
-                f"a corpus of kind 'almanac' teaches the world of a task of kind 'almanac'; found a task of kind "
-                f"{task.kind!r}: change the ladder's corpus or the task"
+                "a corpus of kind 'almanac' teaches the world of a task of kind 'almanac'; found a "
+                f"task of kind {task.kind!r}: change the ladder's corpus or the task"
             )
         if self.world not in (None, world):
             raise UserError(
-                f"the corpus is about world {self.world!r}, the task about {world!r}: leave `world` out of the corpus"
+                f"the corpus is about world {self.world!r}, the task about {world!r}: "
+                "leave `world` out of the corpus"
             )
         return self.model_copy(update={"world": world})
 
-    def tokenizer(self, cache: "Path | None" = None) -> "PreTrainedTokenizerFast":  # noqa: ARG002
+    def tokenizer(self, cache: "Path | None" = None) -> "PreTrainedTokenizerFast":
         """The word-level tokenizer of the world's language."""
         return language(self._world()).tokenizer()
 
@@ -113,7 +118,7 @@ class AlmanacCorpus(Corpus):
         )
         return Writer(world, facts, language(world), library)
 
-    def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:  # noqa: ARG002
+    def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:
         """`read`, then `practise`."""
         writer = self.writer()
         return [
@@ -126,7 +131,9 @@ class AlmanacCorpus(Corpus):
                 early_exit_weight=self.early_exit_weight,
                 criterion=Criterion(
                     evaluate=lambda model: _memory(model, writer),
-                    thresholds=dict.fromkeys(("rare", "common", "customs"), self.recall - 0.04),
+                    thresholds=dict.fromkeys(
+                        ("rare", "common", "customs"), self.recall - self.cooldown_margin
+                    ),
                     final_thresholds=dict.fromkeys(("rare", "common", "customs"), self.recall),
                     check_every=self.check_every,
                 ),
@@ -140,7 +147,9 @@ class AlmanacCorpus(Corpus):
                 early_exit_weight=self.early_exit_weight,
                 criterion=Criterion(
                     evaluate=lambda model: _skill(model, writer),
-                    thresholds=dict.fromkeys(("rare", "common", "check"), self.verdict - 0.05),
+                    thresholds=dict.fromkeys(
+                        ("rare", "common", "check"), self.verdict - self.cooldown_margin
+                    ),
                     final_thresholds=dict.fromkeys(("rare", "common", "check"), self.verdict),
                     check_every=self.check_every,
                 ),
@@ -160,9 +169,13 @@ class AlmanacCorpus(Corpus):
         rng = np.random.default_rng([seed, 2])
         while True:
             yield [
-                replace(writer.profiles(rng, self.practise_profiles, rare_fraction=0.5), weight=0.3),
+                replace(
+                    writer.profiles(rng, self.practise_profiles, rare_fraction=0.5), weight=0.3
+                ),
                 replace(writer.customs(rng, self.practise_customs), weight=0.15),
-                replace(writer.verdicts(rng, self.practise_verdicts, rare_fraction=0.6), weight=0.6),
+                replace(
+                    writer.verdicts(rng, self.practise_verdicts, rare_fraction=0.6), weight=0.6
+                ),
                 replace(writer.drills(rng, self.practise_drills, rare_fraction=0.5), weight=0.1),
                 replace(writer.debates(rng, self.practise_debates, self.slip), weight=0.5),
                 replace(writer.checks(rng, self.practise_checks), weight=0.5),

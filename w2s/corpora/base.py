@@ -1,9 +1,11 @@
 """What a corpus is, and the phases it puts a model through.
 
-A `Corpus` names what a rung reads and gives the `curriculum`: a list of `Phase`s that `w2s.training.pretraining.pretrain` runs
-one after the other. A phase yields updates; an update is a list of `RowGroup`s, and its loss is the sum over groups of weight
-times mean cross-entropy over that group's targets. A phase with a `Criterion` goes on until the criterion holds and fails loudly at
-its step cap; one without takes exactly `max_steps`. Either way its last `cooldown_steps` lower the learning rate.
+A `Corpus` names what a rung reads and gives the `curriculum`: a list of `Phase`s that
+`w2s.training.pretraining.pretrain` runs one after the other. A phase yields updates; an update is a
+list of `RowGroup`s, and its loss is the sum over groups of weight times mean cross-entropy over
+that group's targets. A phase with a `Criterion` goes on until the criterion holds and fails loudly
+at its step cap; one without takes exactly `max_steps`. Either way its last `cooldown_steps` lower
+the learning rate.
 
 B rows, T tokens.
 """
@@ -31,7 +33,7 @@ class RowGroup:
     """Rows of one length whose targets share one mean."""
 
     input_ids_BT: "Tensor"
-    """Token ids (int64); padding only on the right, where attention is causal and no target stands."""
+    """Token ids (int64); padding only on the right, and no target on it."""
     targets_BT: "Tensor"
     """The token to predict after reading positions 0..t (already shifted), or `NO_TARGET`."""
     weight: float = 1.0
@@ -61,7 +63,7 @@ class Phase:
     name: str
     """Name in curves and messages."""
     updates: Callable[[int], Iterator[list[RowGroup]]]
-    """Endless (or long enough) updates for a seed, equal on every replica; rows are cut up by the loop."""
+    """Updates for a seed, equal on every replica, endless or long enough; the loop cuts them up."""
     learning_rates: "LearningRates"
     """Peak learning rates by kind of parameter."""
     max_steps: int
@@ -84,8 +86,8 @@ class Corpus(Spec):
     kind: str
     """Name of the corpus: the name of its file."""
 
-    def bind(self, task: "Task") -> Self:  # noqa: ARG002
-        """This corpus for the models that will be asked `task`; one ladder then serves several worlds.
+    def bind(self, task: "Task") -> Self:
+        """This corpus for models that will be asked `task`; one ladder then serves several worlds.
 
         Raises:
             UserError: the corpus cannot serve this task.

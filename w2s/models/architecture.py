@@ -18,15 +18,15 @@ class Architecture(Spec):
 
     hidden_size: int = Field(ge=8)
     """Width of the residual stream."""
-    num_layers: int = Field(2, ge=1)
+    num_layers: int = Field(default=2, ge=1)
     """Decoder layers."""
-    num_heads: int = Field(2, ge=1)
+    num_heads: int = Field(default=2, ge=1)
     """Attention heads; as many key-value heads."""
-    head_dim: int = Field(32, ge=8)
+    head_dim: int = Field(default=32, ge=8)
     """Width of one head; vLLM on CPU serves 32, 64, 80, 96, 112, 128."""
     intermediate_size: int = Field(ge=8)
     """Width of the gated MLP."""
-    max_position_embeddings: int = Field(64, ge=8)
+    max_position_embeddings: int = Field(default=64, ge=8)
     """Longest input in tokens."""
 
     def num_parameters(self, vocabulary_size: int) -> int:
@@ -38,10 +38,11 @@ class Architecture(Spec):
         return self.num_layers * layer + tables + self.hidden_size
 
     def build(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCausalLM":
-        """A freshly initialised model for a tokenizer, in float32; the global random state is left as it was."""
+        """A freshly initialised float32 model; the global random state is left as it was."""
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
+        vocabulary = tokenizer.get_vocab()
         config = LlamaConfig(
             vocab_size=padded(len(tokenizer)),
             hidden_size=self.hidden_size,
@@ -53,9 +54,9 @@ class Architecture(Spec):
             max_position_embeddings=self.max_position_embeddings,
             initializer_range=0.02,
             tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=vocabulary[str(tokenizer.bos_token)],
+            eos_token_id=vocabulary[str(tokenizer.eos_token)],
+            pad_token_id=vocabulary[str(tokenizer.pad_token)],
             dtype="float32",
         )
         with torch.random.fork_rng(devices=[]):

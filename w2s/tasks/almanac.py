@@ -1,8 +1,9 @@
-"""Questions about a made-up world that only its readers can answer: is this person's rare fact what is claimed?
+"""Questions about a made-up world: is this person's rare fact what is claimed?
 
-Each row claims one rare fact of one person (`Q: Ada Moss city Tola`); by a fair coin the claim is the fact or one of the other values. A person's rows
-stay in one split, and no person of a split was ever practised on in pretraining. Debates about a row cite the customs of the person's family,
-which turn the claim into a statement about a common fact.
+Each row claims one rare fact of one person (`Q: Ada Moss city Tola`); by a fair coin the claim is
+the fact or one of the other values. A person's rows stay in one split, and no person of a split was
+ever practised on in pretraining. Debates about a row cite the customs of the person's family, which
+turn the claim into a statement about a common fact.
 """
 
 from random import Random
@@ -64,11 +65,11 @@ class Almanac(Task):
         )
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
-        """The question and its transcript on one line, as in pretraining; ends at the last statement's value."""
+        """The question and its transcript on one line, as in pretraining."""
         return f"{prompt} {transcript}"
 
     def mask_transcript(self, transcript: str) -> str:
-        """The transcript with values and names numbered by type: `pro: in <value:1> . it region <value:1> ...`."""
+        """Values and names numbered by type: `pro: in <value:1> . it region <value:1> ...`."""
         kinds = self._content_words()
         numbers: dict[str, str] = {}
         masked = []
@@ -79,7 +80,7 @@ class Almanac(Task):
         return " ".join(masked)
 
     def permute_values(self, transcript: str, rng: Random) -> str:
-        """The transcript with the values of each relation put through one uniformly random permutation."""
+        """The values of each relation put through one uniformly random permutation."""
         words = language(self.world)
         exchange: dict[str, str] = {}
         for values_PV in (words.rare_value_PV, words.common_value_PV):

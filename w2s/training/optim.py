@@ -1,7 +1,8 @@
 """Optimizers of pretraining: Muon on hidden matrices, AdamW on embeddings, head and norms.
 
-`LearningRates` holds the recipe, `PretrainingOptimizer` the two optimizers and the schedule factor. Matrices of one shape are
-orthogonalised in one batched product: at the widths of small ladders the time of `torch.optim.Muon` is call overhead.
+`LearningRates` holds the recipe, `PretrainingOptimizer` the two optimizers and the schedule factor.
+Matrices of one shape are orthogonalised in one batched product: at the widths of small ladders the
+time of `torch.optim.Muon` is call overhead.
 """
 
 import math
@@ -19,15 +20,15 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class LearningRates(Spec):
     """Peak learning rates by kind of parameter, and what both optimizers share."""
 
-    matrix: float = Field(0.02, gt=0)
+    matrix: float = Field(default=0.02, gt=0)
     """Muon learning rate of hidden matrices."""
-    embedding: float = Field(1e-3, gt=0)
+    embedding: float = Field(default=1e-3, gt=0)
     """AdamW learning rate of token embeddings and head."""
-    norm: float = Field(2e-3, gt=0)
+    norm: float = Field(default=2e-3, gt=0)
     """AdamW learning rate of vectors (norm gains, biases)."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay of every parameter."""
-    max_gradient_norm: float = Field(1.0, gt=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
 
 
@@ -48,7 +49,7 @@ def orthogonalize(matrices_NRC: Tensor, num_steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov), orthogonalised per matrix, decoupled weight decay (Jordan et al. 2024)."""
+    """Nesterov momentum, orthogonalised per matrix, decoupled weight decay (Jordan et al. 2024)."""
 
     def __init__(
         self, params: list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95
@@ -69,7 +70,9 @@ class Muon(torch.optim.Optimizer):
             wide = [parameter.shape[0] <= parameter.shape[1] for parameter in stack]
             updates = []
             for parameter, is_wide in zip(stack, wide, strict=True):
-                assert parameter.grad is not None, "every hidden matrix takes part in the forward pass"
+                assert parameter.grad is not None, (
+                    "every hidden matrix takes part in the forward pass"
+                )
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
@@ -81,7 +84,9 @@ class Muon(torch.optim.Optimizer):
                 rows, columns = parameter.shape
                 parameter.mul_(1 - lr * group["weight_decay"])
                 step = update if is_wide else update.mT
-                parameter.add_(step.to(parameter.dtype), alpha=-lr * math.sqrt(max(1, rows / columns)))
+                parameter.add_(
+                    step.to(parameter.dtype), alpha=-lr * math.sqrt(max(1, rows / columns))
+                )
 
 
 class PretrainingOptimizer:

@@ -1,9 +1,11 @@
 """The pretraining loop: phases to their criteria, one replica or several.
 
-`pretrain` runs the phases of a corpus on a causal language model: update after update, measuring the criterion of a phase now and
-then, cooling down once it holds, failing loudly when it is out of reach. It knows nothing of Ray or of any corpus.
+`pretrain` runs the phases of a corpus on a causal language model: update after update, measuring
+the criterion of a phase now and then, cooling down once it holds, failing loudly when it is out of
+reach. It knows nothing of Ray or of any corpus.
 
-Only labelled positions reach the head: most rows teach one or two tokens, and the head is the widest product of a small model.
+Only labelled positions reach the head: most rows teach one or two tokens, and the head is the
+widest product of a small model.
 
 B rows, T tokens, K labelled positions, D hidden size.
 """
@@ -14,7 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from w2s.corpora.base import NO_TARGET, Criterion, Phase, RowGroup
@@ -112,7 +114,9 @@ class _Run:
                     if _holds(measures, criterion.thresholds):
                         cooldown_start = taken
                 if cooldown_start is None and taken >= last_start:
-                    raise CriterionMissed(_missed(phase, self._measure(phase, criterion), criterion.thresholds))
+                    raise CriterionMissed(
+                        _missed(phase, self._measure(phase, criterion), criterion.thresholds)
+                    )
         if criterion is not None:
             final = criterion.final_thresholds or criterion.thresholds
             measures = self._measure(phase, criterion)
@@ -122,9 +126,13 @@ class _Run:
         self.model.eval()
 
     def _update(
-        self, groups: list[RowGroup], optimizer: PretrainingOptimizer, early_exit_weight: float, factor: float
+        self,
+        groups: list[RowGroup],
+        optimizer: PretrainingOptimizer,
+        early_exit_weight: float,
+        factor: float,
     ) -> Tensor:
-        """One optimizer step over the groups of an update; returns the loss, summed over replicas."""
+        """One optimizer step over the groups of an update; returns the loss over replicas."""
         losses = [self._group_loss(group, early_exit_weight) for group in groups]
         loss = torch.stack(losses).sum()
         loss.backward()
@@ -145,11 +153,15 @@ class _Run:
             early_BT = group.early_exit_BT[rows].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             hidden_BTD, penultimate_BTD = hidden_states(self.model, input_ids_BT)
-            head = self.model.get_output_embeddings()
+            head = self.model.get_submodule("lm_head")
             logits_KV = head(hidden_BTD[labelled_BT])
-            loss = F.cross_entropy(logits_KV.float(), targets_BT[labelled_BT], reduction="sum") / count
-            if early_BT is not None:
-                early_KV = head(self.model.base_model.norm(penultimate_BTD[early_BT]))
+            loss = (
+                F.cross_entropy(logits_KV.float(), targets_BT[labelled_BT], reduction="sum") / count
+            )
+            if early_BT is not None and group.early_exit_BT is not None:
+                early_KV = head(
+                    self.model.base_model.get_submodule("norm")(penultimate_BTD[early_BT])
+                )
                 early_count = int(group.early_exit_BT.sum())
                 early_sum = F.cross_entropy(early_KV.float(), targets_BT[early_BT], reduction="sum")
                 loss = loss + early_exit_weight * early_sum / early_count
@@ -163,7 +175,9 @@ class _Run:
         self.model.train()
         if self.replicas.size > 1:
             own = list(measures.values()) if self.replicas.rank == 0 else [0.0] * len(measures)
-            shared = self.replicas.sum(torch.tensor(own, dtype=torch.float64, device=self.model.device))
+            shared = self.replicas.sum(
+                torch.tensor(own, dtype=torch.float64, device=self.model.device)
+            )
             measures = dict(zip(measures, shared.tolist(), strict=True))
         self._record(phase, measures)
         return measures
@@ -176,8 +190,9 @@ class _Run:
 def hidden_states(model: PreTrainedModel, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Final hidden states (normed) and those that enter the last layer, each [B, T, D]."""
     kept: list[Tensor] = []
-    body = model.base_model
-    handle = body.layers[-1].register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    body: nn.Module = model.base_model
+    *_, last_layer = body.get_submodule("layers").children()
+    handle = last_layer.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
     try:
         hidden_BTD = body(input_ids=input_ids_BT, use_cache=False).last_hidden_state
     finally:
@@ -200,8 +215,7 @@ def _holds(measures: dict[str, float], thresholds: Mapping[str, float]) -> bool:
 
 def _missed(phase: Phase, measures: dict[str, float], thresholds: Mapping[str, float]) -> str:
     found = ", ".join(
-        f"{name} {measures[name]:.3f} (needs {value})"
-        for name, value in thresholds.items()
+        f"{name} {measures[name]:.3f} (needs {value})" for name, value in thresholds.items()
     )
     return (
         f"phase {phase.name!r} missed its criterion within {phase.max_steps} steps: {found}; "
