@@ -66,7 +66,8 @@ class StageEvent:
     index: int
     """Position in the broker's log, from 0; `events(index + 1)` gives what came later."""
     state: EndState
-    """`done`: it ran now. `cached`: the store had it. `failed`: it or one of its inputs failed."""
+    """`done`: it ran now. `cached`: the store had it. `failed`: it raised an error. `cancelled`:
+    one of its inputs failed, or nobody awaits it any more."""
     key: str
     """Key of the stage."""
     name: str
@@ -78,7 +79,7 @@ class StageEvent:
     record: StageRecord | None = None
     """`done`: times and curve of the run."""
     cause: str = ""
-    """`failed`: type and message of the error, one line."""
+    """`failed`: type and message of the error, one line; `cancelled`: why."""
     traceback: str = ""
     """`failed`: where it happened, for logs."""
 

@@ -1,0 +1,430 @@
+"""The stage broker: one actor per driver run that owns every running stage.
+
+Callers (the driver, Tune trials) hold a `BrokerClient`: they `ask` for stages and wait.
+`StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to who
+can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
+stages to one process with clients of served models (`sweeps.served`). A stage that several callers
+ask for runs once. A caller that falls silent loses its requests, and what nobody else awaits is
+cancelled.
+
+The broker is an ordinary actor, passed as a handle: it ends with the driver, and all that it
+started ends with it.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from sweeps.board import Board, Node, closure
+from sweeps.cluster import node_resources
+from sweeps.events import BrokerSnapshot, StageEvent
+from sweeps.gang import GangPool, Order
+from sweeps.resources import Execution, check_fits
+from sweeps.served import ServeHost, served_key
+from sweeps.store import ArtifactStore
+from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
+from w2s.errors import StageFailed
+from w2s.stages.base import Stage
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""How often the broker looks for silent callers, idle gangs and new nodes."""
+POLL_S = 5.0
+"""Longest time a caller waits in one call: each call is a sign of life."""
+CLOSE_TIMEOUT_S = 5.0
+"""Time served models have to go away."""
+
+
+class LightWorker:
+    """A process that runs `light` stages one after another."""
+
+    def __init__(self, broker: ActorHandle, execution: Execution) -> None:
+        """Args: broker: gets progress. execution: names the store."""
+        self._broker = broker
+        self._store = ArtifactStore(execution.store)
+        self._conditions = Conditions()
+
+    def run(self, stage: Stage) -> Outcome:
+        """Run a stage."""
+        report = forward_progress(self._broker, stage.key)
+        return run_stage(stage, self._store, self._conditions, report)
+
+
+class StageBroker:
+    """The actor; made by `start_broker`, called through `BrokerClient`, workers and the live view."""
+
+    def __init__(self, execution: Execution) -> None:
+        """Args: execution: store, shapes, limits."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        self._execution = execution
+        self._store = ArtifactStore(execution.store)
+        self._board = Board()
+        self._handle = ray.get_runtime_context().current_actor
+        self._known: dict[str, Stage] = {}
+        self._seen: dict[str, float] = {}
+        self._callers: dict[int, str] = {}
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._light_free: list[ActorHandle] = []
+        self._light_count = 0
+        self._serving: set[str] = set()
+        self._host: ActorHandle | None = None
+        self._wanted: frozenset[str] = frozenset()
+        self._served: tuple[str, ...] = ()
+        self._closing = False
+        self._bug: BaseException | None = None
+        self._schedule_due = False
+        self._nodes = node_resources()
+        self._store.clear_scratch()
+        shared = f"{self._store.root}/.gangs" if len(self._nodes) > 1 else None
+        self._gangs = GangPool(self._board, execution, self._handle, self._change, shared)
+
+    async def open(self) -> None:
+        """Begin to look after callers, gangs and nodes."""
+        self._spawn(self._tick())
+
+    # For callers
+
+    def register(self, stages: Sequence[Stage]) -> None:
+        """Make stages known, so that they can be asked for by key. Runs nothing."""
+        self._known.update((stage.key, stage) for stage in stages)
+
+    async def ask(self, caller: str, stages: Sequence[Stage | str]) -> int:
+        """Register a request; returns its number.
+
+        Args:
+            caller: whose signs of life keep the request alive.
+            stages: stages, or keys of registered ones.
+        """
+        self._seen[caller] = time.monotonic()
+        roots = [self._known[stage] if isinstance(stage, str) else stage for stage in stages]
+        self.register(roots)
+        present = await asyncio.to_thread(self._present, roots)
+        number = self._board.add(roots, present)
+        self._callers[number] = caller
+        self._change()
+        return number
+
+    async def wait(self, caller: str, number: int, timeout_s: float) -> bool:
+        """Wait until everything a request awaits is there; False when time is up before.
+
+        Raises:
+            StageFailed: one of its stages failed.
+            KeyError: the request was dropped because its caller had fallen silent.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._seen[caller] = time.monotonic()
+            changed = self._changed
+            if self._bug is not None:
+                raise self._bug
+            request = self._board.requests[number]
+            if request.failure is not None:
+                self._drop(number)
+                raise request.failure
+            if self._board.is_settled(number):
+                self._drop(number)
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), left)
+
+    async def release(self, number: int) -> None:
+        """Drop a request; what nobody else awaits is cancelled."""
+        self._drop(number)
+        self._change()
+
+    async def read_json(self, key: str, file: str) -> Any:
+        """The content of a JSON file of an artifact that was asked for."""
+        stage = self._board.nodes[key].stage
+        path = await asyncio.to_thread(self._store.local, stage) / file
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    async def snapshot(self) -> BrokerSnapshot:
+        """The state of everything now."""
+        return self._board.snapshot(gangs=len(self._gangs.gangs), served=self._served)
+
+    async def events(self, after: int = 0) -> list[StageEvent]:
+        """What ended, from the log's entry number `after` on."""
+        return self._board.events[after:]
+
+    async def close(self) -> None:
+        """Stop giving out work and take served models down; the caller kills the actor afterwards."""
+        self._closing = True
+        self._gangs.stop_all()
+        if self._host is not None:
+            with contextlib.suppress(TimeoutError, RayActorError, RayTaskError):
+                await asyncio.wait_for(self._host.close.remote(), CLOSE_TIMEOUT_S)
+
+    # For workers
+
+    async def next_order(
+        self, gang: int, group: str, rank: int, last: int, outcome: Outcome | None
+    ) -> Order:
+        """See `GangPool.next_order`."""
+        return await self._gangs.next_order(gang, group, rank, last, outcome)
+
+    async def report(self, key: str, step: int, total: int, metrics: dict[str, float]) -> bool:
+        """Progress of a running stage; returns whether anybody still awaits it."""
+        return self._board.report(key, step, total, metrics)
+
+    # Inside
+
+    def _present(self, roots: Sequence[Stage]) -> set[str]:
+        return self._store.present(closure(roots).values())
+
+    def _drop(self, number: int) -> None:
+        self._callers.pop(number, None)
+        for key in self._board.release(number):
+            # A training notices by itself, from the answer to its next report.
+            if key in self._serving and self._host is not None:
+                self._host.cancel.remote(key)
+
+    def _change(self) -> None:
+        """Something happened: wake those who wait, and look for work once in this turn of the loop."""
+        if self._bug is not None:
+            return
+        self._changed.set()
+        self._changed = asyncio.Event()
+        if not self._schedule_due:
+            self._schedule_due = True
+            asyncio.get_running_loop().call_soon(self._schedule)
+
+    def _schedule(self) -> None:
+        self._schedule_due = False
+        if self._closing:
+            return
+        try:
+            self._schedule_light()
+            self._schedule_serve()
+            blocked = self._gangs.schedule(self._nodes, self._taken_by_models())
+        except Exception as error:
+            self._give_up(error)
+            return
+        if blocked and self._host is not None:
+            self._host.make_room.remote()
+
+    def _give_up(self, bug: BaseException) -> None:
+        """An error of the broker itself reaches everyone who waits, who would wait for ever."""
+        log.error("the broker failed", exc_info=bug)
+        self._bug = bug
+        self._changed.set()
+
+    def _schedule_light(self) -> None:
+        for node in self._board.ready("light"):
+            if not self._light_free:
+                if self._light_count >= self._execution.max_light_workers:
+                    return
+                self._light_count += 1
+                self._light_free.append(self._new_light_worker())
+            self._board.start(node.stage.key)
+            self._spawn(self._run_light(node, self._light_free.pop()))
+
+    def _new_light_worker(self) -> ActorHandle:
+        return ray.remote(num_cpus=0)(LightWorker).remote(self._handle, self._execution)
+
+    async def _run_light(self, node: Node, worker: ActorHandle) -> None:
+        try:
+            outcome = await worker.run.remote(node.stage)
+        except RayActorError as error:
+            worker = self._new_light_worker()
+            self._lost(node, error)
+        except RayTaskError as error:  # the stage could not even be unpickled
+            self._board.fail(node.stage.key, str(error.cause), str(error))
+        else:
+            self._settle(outcome)
+        self._light_free.append(worker)
+        self._change()
+
+    def _schedule_serve(self) -> None:
+        planned = list(self._board.planned("serve"))
+        running = [self._board.nodes[key] for key in self._serving]
+        # Models whose weights are there start now, while the rest of what their stages need is made.
+        models = {
+            served_key(model): model
+            for node in [*planned, *running]
+            for model in node.stage.served_models
+            if not isinstance(model, Stage) or self._is_there(model)
+        }
+        if (models or planned) and self._host is None:
+            host = ray.remote(num_cpus=0, max_concurrency=1000)(ServeHost)
+            self._host = host.remote(self._handle, self._execution)
+        if self._host is not None and self._wanted != frozenset(models):
+            self._wanted = frozenset(models)
+            self._host.want.remote(list(models.values()))
+        for node in self._board.ready("serve"):
+            if len(self._serving) >= self._execution.max_serve_stages:
+                return
+            self._board.start(node.stage.key)
+            self._serving.add(node.stage.key)
+            self._spawn(self._run_serve(node))
+
+    async def _run_serve(self, node: Node) -> None:
+        assert self._host is not None
+        try:
+            outcome = await self._host.run.remote(node.stage)
+        except RayActorError as error:
+            self._host, self._wanted = None, frozenset()
+            self._lost(node, error)
+        except RayTaskError as error:
+            self._board.fail(node.stage.key, str(error.cause), str(error))
+        else:
+            self._settle(outcome)
+        self._serving.discard(node.stage.key)
+        self._change()
+
+    def _is_there(self, stage: Stage) -> bool:
+        node = self._board.nodes.get(stage.key)
+        return node is not None and node.state in ("cached", "done")
+
+    def _taken_by_models(self) -> list[tuple[int, dict[str, float]]]:
+        placement = self._execution.placement
+        needs = {"CPU": placement.num_cpus, "GPU": placement.num_gpus * placement.tensor_parallel}
+        needs = {name: need for name, need in needs.items() if need}
+        return [(placement.num_replicas, needs)] * len(self._served) if needs else []
+
+    def _settle(self, outcome: Outcome) -> None:
+        if outcome.record is not None:
+            self._board.finish(outcome.key, outcome.record)
+        elif outcome.cancelled:
+            self._board.requeue(outcome.key)
+        else:
+            self._board.fail(outcome.key, outcome.cause, outcome.traceback)
+
+    def _lost(self, node: Node, error: RayActorError) -> None:
+        """The process that ran a stage died."""
+        if node.attempts >= self._execution.max_attempts:
+            cause = f"WorkerDied: its process died {node.attempts} times: {error}".splitlines()[0]
+            self._board.fail(node.stage.key, cause)
+        else:
+            log.warning(
+                "stage=%s key=%s lost its process: %s", node.stage.name, node.stage.key, error
+            )
+            self._board.requeue(node.stage.key)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._nodes = await asyncio.to_thread(node_resources)
+            if self._host is not None:
+                with contextlib.suppress(RayActorError):
+                    self._served = await self._host.names.remote()
+            silent = time.monotonic() - self._execution.lease_s
+            for number, caller in list(self._callers.items()):
+                if self._seen[caller] < silent:
+                    log.warning("caller=%s is silent; its request %d is dropped", caller, number)
+                    self._drop(number)
+            self._change()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(error)
+
+
+class BrokerClient:
+    """A caller's end of the broker: the driver's, or a trial's. One per process or thread that
+    waits.
+
+    Requests live as long as their caller shows signs of life: each call is one, for all of its
+    requests.
+    """
+
+    def __init__(self, broker: ActorHandle) -> None:
+        """Args: broker: handle from `start_broker`; it pickles, a client does not."""
+        self._broker = broker
+        self._caller = f"{ray.get_runtime_context().get_worker_id()}-{id(self)}"
+        self._asked: dict[int, list[Stage | str]] = {}
+
+    def register(self, stages: Sequence[Stage]) -> None:
+        """Make stages known, so that other callers can ask for them by key."""
+        ray.get(self._broker.register.remote(list(stages)))
+
+    def ask(self, stages: Sequence[Stage | str]) -> int:
+        """Ask for stages, or keys of registered ones; returns the number of the request at once."""
+        number = ray.get(self._broker.ask.remote(self._caller, list(stages)))
+        self._asked[number] = list(stages)
+        return number
+
+    def wait(self, number: int) -> None:
+        """Wait until everything that was asked for is in the store.
+
+        Raises:
+            StageFailed: a stage failed; the request is over.
+        """
+        current = number
+        try:
+            while True:
+                try:
+                    if ray.get(self._broker.wait.remote(self._caller, current, POLL_S)):
+                        return
+                except RayTaskError as error:
+                    if isinstance(error.cause, StageFailed):
+                        raise error.cause from None
+                    if not isinstance(error.cause, KeyError):
+                        raise
+                    # The broker took this process for dead while it was only slow: ask again.
+                    current = ray.get(self._broker.ask.remote(self._caller, self._asked[number]))
+        except BaseException:
+            self._broker.release.remote(current)
+            raise
+
+    def request(self, stages: Sequence[Stage | str]) -> None:
+        """Ask for stages and wait for them; see `wait`."""
+        self.wait(self.ask(stages))
+
+    def read_json(self, number: int, file: str) -> dict[str, Any]:
+        """A JSON file of every stage of a finished request, by key."""
+        keys = [stage if isinstance(stage, str) else stage.key for stage in self._asked[number]]
+        found = ray.get([self._broker.read_json.remote(key, file) for key in keys])
+        return dict(zip(keys, found, strict=True))
+
+    def release(self, number: int) -> None:
+        """Give a request up."""
+        ray.get(self._broker.release.remote(number))
+
+    def snapshot(self) -> BrokerSnapshot:
+        """The state of everything now."""
+        return ray.get(self._broker.snapshot.remote())
+
+    def events(self, after: int = 0) -> list[StageEvent]:
+        """What ended, from the log's entry number `after` on."""
+        return ray.get(self._broker.events.remote(after))
+
+
+def start_broker(execution: Execution) -> ActorHandle:
+    """Start the broker of this driver run on the cluster it is connected to.
+
+    Raises:
+        UserError: the cluster can never give what training asks for.
+        StoreError: the store cannot be written.
+    """
+    check_fits(execution.shape, node_resources())
+    ArtifactStore(execution.store).check_writable()
+    broker = ray.remote(num_cpus=0, max_concurrency=10_000)(StageBroker).remote(execution)
+    broker.open.remote()
+    return broker
+
+
+def stop_broker(broker: ActorHandle, timeout_s: float = CLOSE_TIMEOUT_S + 1.0) -> None:
+    """Take served models down and end the broker with all that it started; safe to call twice."""
+    with contextlib.suppress(Exception):  # whatever fails here, the actor is killed
+        ray.get(broker.close.remote(), timeout=timeout_s)
+    with contextlib.suppress(Exception):
+        ray.kill(broker)

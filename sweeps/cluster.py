@@ -1,0 +1,127 @@
+"""The Ray cluster of a driver run: one of its own in this process's name, or one that is already
+there.
+
+`connect` returns with Ray ready, `disconnect` leaves nothing behind, `node_resources` says what the
+nodes have in all.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from sweeps.resources import worker_environment
+from w2s.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 8.0
+"""Time a cluster has to answer."""
+OBJECT_STORE_BYTES = 500 * 2**20
+"""Size of the object store of a local cluster: artifacts travel through the artifact store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How this process is connected."""
+
+    address: str | None
+    """Address of the cluster that was joined; None: a local one was started."""
+    temp_dir: str | None
+    """Folder of the local cluster's own files."""
+
+
+def connect(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    temp_dir: str | None = None,
+) -> Connection:
+    """Start a local cluster, or join one.
+
+    Args:
+        address: `HOST:PORT`, or `auto`; None: `RAY_ADDRESS` where it is set, else a local cluster.
+        num_cpus: CPUs of a local cluster; None: those of the machine.
+        temp_dir: folder of a local cluster's own files, a short path; None: a new one, removed at
+            the end.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        _join(address)
+        return Connection(address, None)
+    folder = temp_dir or tempfile.mkdtemp(prefix="ray-w2s-", dir="/tmp")
+    # Every process of the cluster inherits this; OpenMP reads it when torch is imported.
+    with _environment({**worker_environment(1), "RAY_USAGE_STATS_ENABLED": "0"}):
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
+    return Connection(None, folder if temp_dir is None else None)
+
+
+def disconnect(connection: Connection) -> None:
+    """Leave the cluster; a local one ends with all its processes."""
+    ray.shutdown()
+    if connection.temp_dir is not None:
+        shutil.rmtree(connection.temp_dir, ignore_errors=True)
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Total resources of each living node."""
+    return [
+        {name: float(amount) for name, amount in node["Resources"].items()}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _join(address: str) -> None:
+    if address.startswith("ray://"):
+        raise UserError(
+            f"cannot join {address!r} from outside the cluster; submit the sweep to it: "
+            "ray job submit --address http://HOST:8265 -- w2s run FILE"
+        )
+    if address not in ("auto", "local"):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"Ray address {address!r} is not HOST:PORT or auto")
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+        except OSError as error:
+            raise UserError(
+                f"no Ray cluster answers at {address!r} ({error}); check that `ray status` works there, or leave "
+                "the address out to start a local cluster"
+            ) from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises a different type for each way of not being there
+        raise UserError(
+            f"cannot join the Ray cluster at {address!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables for processes started inside the block; what the user set stays."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]

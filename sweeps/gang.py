@@ -1,0 +1,402 @@
+"""Both ends of a gang: the loop its workers run, and the pool in which the broker keeps them.
+
+A worker calls `serve_stages`: it joins its gang, then asks for the next order again and again,
+handing in what came of the last (`Order`, `Outcome`). All workers of a gang get the same orders;
+nothing is broadcast between them, so one that fails alone is seen here: the others, caught in a
+collective, do not hand in, and the group is restarted.
+
+`GangPool` lives in the broker's event loop. It starts gangs in threads that wait in `run_gang`, as
+many as the cluster holds and the queue can use, gives idle ones the most urgent stage, and ends
+them when nothing is left that they could run. When Ray Train restarts a group, its workers join
+under a new name and the stage they held goes back to the queue.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import ray
+from ray.actor import ActorHandle
+
+from sweeps.board import Board, Node
+from sweeps.resources import (
+    Execution,
+    GangShape,
+    Resources,
+    left_over,
+    slots,
+    worker_environment,
+)
+from sweeps.store import ArtifactStore
+from sweeps.worker import Conditions, Outcome, run_stage
+from w2s.stages.base import Stage
+from w2s.training.distributed import Member, run_gang
+
+log = logging.getLogger(__name__)
+
+PARTNER_GRACE_S = 20.0
+"""Time the other workers have to hand in after one failed, before they count as stuck."""
+MAX_FAILED_STARTS = 3
+"""Gangs in a row that end without having run anything, before training is given up."""
+WARM_OBJECTS = 2
+"""Objects that stages may leave in a worker's memory: base models, as a rule."""
+
+
+class GangBroken(Exception):
+    """A worker failed alone; raised on the others so that Ray Train restarts the group."""
+
+
+class Order(NamedTuple):
+    """What a worker shall do next."""
+
+    action: Literal["run", "stop", "restart"]
+    number: int = 0
+    """Counts the stages of a gang from 1."""
+    stage: Stage | None = None
+
+
+def serve_stages(member: Member, broker: ActorHandle, gang: int, execution: Execution) -> None:
+    """The loop of one worker: run what the broker orders until it says stop.
+
+    Raises:
+        GangBroken: another worker of the gang failed alone.
+    """
+    store = ArtifactStore(execution.store)
+    on_gpu = member.device.startswith("cuda")
+    conditions = Conditions(
+        replicas=member.replicas,
+        device=member.device,
+        precision=execution.precision or ("bf16" if on_gpu else "fp32"),
+        micro_batch_size=execution.micro_batch_size,
+    )
+    rank = member.replicas.rank
+    order, outcome = Order("run"), None
+    while True:
+        order = ray.get(broker.next_order.remote(gang, member.group, rank, order.number, outcome))
+        if order.action == "stop":
+            return
+        if order.action == "restart":
+            raise GangBroken("another worker failed alone")
+        assert order.stage is not None
+        report = ProgressReport(broker, order.stage.key) if rank == 0 else _no_report
+        outcome = run_stage(order.stage, store, conditions, report)
+        while len(conditions.warm) > WARM_OBJECTS:
+            conditions.warm.pop(next(iter(conditions.warm)))
+
+
+class ProgressReport:
+    """Sends progress to the broker without waiting; learns from the last answer whether to go on."""
+
+    def __init__(self, broker: ActorHandle, key: str) -> None:
+        """Args: broker: the stage broker. key: of the stage that runs."""
+        self._broker = broker
+        self._key = key
+        self._answer: Any = None
+
+    def __call__(self, step: int, total: int, metrics: dict[str, float]) -> bool:
+        """A `Report`; False once nobody awaits the stage any more."""
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return True
+            if not ray.get(self._answer):
+                return False
+        self._answer = self._broker.report.remote(self._key, step, total, metrics)
+        return True
+
+
+def _no_report(step: int, total: int, metrics: dict[str, float]) -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A stage in the hands of a gang."""
+
+    number: int
+    stage: Stage
+    handed_in: set[int] = field(default_factory=set)
+    """Ranks that are through with it."""
+    failed_at: float | None = None
+    """Time of the first failure."""
+
+
+@dataclass(slots=True)
+class Gang:
+    """A worker group as the broker sees it."""
+
+    id: int
+    shape: GangShape
+    group: str = ""
+    """Name of the current start; empty while it starts."""
+    ranks: set[int] = field(default_factory=set)
+    """Workers of the current start that have reported."""
+    ticket: Ticket | None = None
+    held: str | None = None
+    """Key of the base model in its memory."""
+    num_stages: int = 0
+    """Stages it was given."""
+    stopping: bool = False
+    idle_since: float = 0.0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it could take a stage now."""
+        return (
+            self.ticket is None and not self.stopping and len(self.ranks) == self.shape.num_workers
+        )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is idle or on its way to be."""
+        return self.ticket is None and not self.stopping
+
+    def wake(self) -> None:
+        """Let the workers that wait for an order look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class GangPool:
+    """The gangs of a broker; every method runs in the broker's event loop."""
+
+    def __init__(
+        self,
+        board: Board,
+        execution: Execution,
+        broker: ActorHandle,
+        on_change: Callable[[], None],
+        shared_storage: str | None,
+    ) -> None:
+        """Start with no gang.
+
+        Args:
+            board: where stages come from and results go.
+            execution: how they run.
+            broker: handle that workers talk to.
+            on_change: called after any change that may make work possible elsewhere.
+            shared_storage: folder that all nodes see, for Ray Train's notes; None on a single node.
+        """
+        self.gangs: dict[int, Gang] = {}
+        self._board = board
+        self._execution = execution
+        self._broker = broker
+        self._on_change = on_change
+        self._shared_storage = shared_storage
+        self._ids = itertools.count(1)
+        self._failed_starts = 0
+        # A gang holds its thread for as long as it lives.
+        self._threads = ThreadPoolExecutor(max_workers=256, thread_name_prefix="gang")
+
+    # Called by workers, through the broker
+
+    async def next_order(
+        self, gang_id: int, group: str, rank: int, last: int, outcome: Outcome | None
+    ) -> Order:
+        """The next order for a worker; waits until there is one.
+
+        Args:
+            gang_id: its gang.
+            group: name of its start of the gang.
+            rank: its rank.
+            last: number of the order it did last; 0: none.
+            outcome: what came of that.
+        """
+        gang = self.gangs.get(gang_id)
+        if gang is None:
+            return Order("stop")
+        if rank not in gang.ranks or group != gang.group:
+            if last:
+                return Order("stop")  # of a start that is over
+            self._join(gang, group, rank)
+        if outcome is not None and gang.ticket is not None and gang.ticket.number == last:
+            self._hand_in(gang, gang.ticket, rank, outcome)
+        while True:
+            changed = gang.changed
+            if group != gang.group:
+                return Order("stop")
+            ticket = gang.ticket
+            if ticket is None and gang.stopping:
+                return Order("stop")
+            if ticket is not None and ticket.number > last:
+                return Order("run", ticket.number, ticket.stage)
+            if ticket is not None and ticket.failed_at is not None:
+                if time.monotonic() - ticket.failed_at > PARTNER_GRACE_S:
+                    log.error("gang=%d stuck after a worker failed alone; it restarts", gang.id)
+                    return Order("restart")
+                timeout = 1.0
+            else:
+                timeout = None
+            try:
+                await asyncio.wait_for(changed.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    # Called by the broker
+
+    def schedule(self, nodes: Sequence[Resources], others: Sequence[tuple[int, Resources]]) -> bool:
+        """Give stages to idle gangs; start gangs for what is left, end those without a future.
+
+        Args:
+            nodes: total resources of each node of the cluster.
+            others: (count, resources) of what else the broker keeps on the cluster.
+
+        Returns:
+            Whether stages wait for resources that something idle may hold.
+        """
+        self._assign()
+        ready = Counter(self._execution.shape_of(node.stage) for node in self._board.ready("train"))
+        planned = Counter(
+            self._execution.shape_of(node.stage) for node in self._board.planned("train")
+        )
+        blocked: list[GangShape] = []
+        for shape in planned:
+            mine = [gang for gang in self.gangs.values() if gang.shape == shape]
+            # The first gang starts before its stages are ready: data and start-up overlap.
+            wanted = max(ready[shape], 0 if mine else 1) - sum(gang.is_free for gang in mine)
+            for _ in range(wanted):
+                if self._has_room(shape, nodes, others):
+                    self._start(shape)
+                else:
+                    blocked.append(shape)
+                    break
+        for gang in list(self.gangs.values()):
+            if gang.is_idle and not planned[gang.shape]:
+                idle_s = time.monotonic() - gang.idle_since
+                if blocked or idle_s > self._execution.gang_idle_s:
+                    self._stop(gang)
+            elif (
+                gang.is_idle
+                and not ready[gang.shape]
+                and any(shape != gang.shape for shape in blocked)
+            ):
+                self._stop(gang)
+        return bool(blocked)
+
+    def stop_all(self) -> None:
+        """Let every gang end after the stage it has."""
+        for gang in self.gangs.values():
+            self._stop(gang)
+
+    # Inside
+
+    def _join(self, gang: Gang, group: str, rank: int) -> None:
+        if group != gang.group:
+            if gang.group:
+                log.warning("gang=%d was restarted", gang.id)
+            self._take_back(gang)
+            gang.group, gang.ranks, gang.held = group, set(), None
+            gang.wake()
+        gang.ranks.add(rank)
+        if gang.is_idle:
+            gang.idle_since = time.monotonic()
+            self._on_change()
+
+    def _hand_in(self, gang: Gang, ticket: Ticket, rank: int, outcome: Outcome) -> None:
+        ticket.handed_in.add(rank)
+        running = self._board.nodes[outcome.key].state == "running"
+        if outcome.record is None:
+            ticket.failed_at = ticket.failed_at or time.monotonic()
+            if running and outcome.cancelled:
+                self._board.requeue(outcome.key)
+            elif running:
+                self._board.fail(outcome.key, outcome.cause, outcome.traceback)
+        elif rank == 0 and running:
+            self._board.finish(outcome.key, outcome.record)
+            gang.held = ticket.stage.base_model or gang.held
+            self._failed_starts = 0
+        if len(ticket.handed_in) == gang.shape.num_workers:
+            gang.ticket = None
+            gang.idle_since = time.monotonic()
+        gang.wake()
+        self._on_change()
+
+    def _take_back(self, gang: Gang) -> None:
+        """Put the stage of a lost group back into the queue, or give it up."""
+        ticket, gang.ticket = gang.ticket, None
+        if ticket is None or self._board.nodes[ticket.stage.key].state != "running":
+            return
+        node = self._board.nodes[ticket.stage.key]
+        if node.attempts >= self._execution.max_attempts:
+            self._board.fail(
+                ticket.stage.key,
+                f"WorkerDied: its worker died {node.attempts} times (out of memory, or a crash)",
+            )
+        else:
+            log.warning(
+                "stage=%s key=%s goes back to the queue", ticket.stage.name, ticket.stage.key
+            )
+            self._board.requeue(ticket.stage.key)
+
+    def _assign(self) -> None:
+        ready: list[Node] = self._board.ready("train")
+        for gang in self.gangs.values():
+            fitting = [node for node in ready if self._execution.shape_of(node.stage) == gang.shape]
+            if not gang.is_idle or not fitting:
+                continue
+            node = Board.best(fitting, gang.held)
+            ready.remove(node)
+            self._board.start(node.stage.key)
+            gang.num_stages += 1
+            gang.ticket = Ticket(gang.num_stages, node.stage)
+            log.info("stage=%s key=%s running in gang %d", node.stage.name, node.stage.key, gang.id)
+            gang.wake()
+
+    def _has_room(
+        self,
+        shape: GangShape,
+        nodes: Sequence[Resources],
+        others: Sequence[tuple[int, Resources]],
+    ) -> bool:
+        limit = self._execution.max_gangs
+        if limit is not None and len(self.gangs) >= limit:
+            return False
+        taken = [(gang.shape.num_workers, gang.shape.per_worker) for gang in self.gangs.values()]
+        return slots(shape, left_over(nodes, [*taken, *others])) > 0
+
+    def _start(self, shape: GangShape) -> None:
+        gang = Gang(next(self._ids), shape)
+        self.gangs[gang.id] = gang
+        log.info("gang=%d starts: %d worker(s)", gang.id, shape.num_workers)
+        work = partial(serve_stages, broker=self._broker, gang=gang.id, execution=self._execution)
+        call = partial(
+            run_gang,
+            work,
+            num_workers=shape.num_workers,
+            cpus_per_worker=shape.cpus_per_worker,
+            gpus_per_worker=shape.gpus_per_worker,
+            threads_per_worker=shape.threads_per_worker,
+            environment=worker_environment(shape.threads_per_worker),
+            storage_path=self._shared_storage,
+        )
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        future.add_done_callback(lambda done: self._ended(gang, done.exception()))
+
+    def _stop(self, gang: Gang) -> None:
+        gang.stopping = True
+        gang.wake()
+
+    def _ended(self, gang: Gang, error: BaseException | None) -> None:
+        del self.gangs[gang.id]
+        self._take_back(gang)
+        if error is None:
+            log.info("gang=%d ended after %d stage(s)", gang.id, gang.num_stages)
+        else:
+            log.error("gang=%d failed: %s", gang.id, error)
+            if not gang.num_stages:
+                self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                for node in list(self._board.planned("train")):
+                    if node.state == "planned":
+                        self._board.fail(
+                            node.stage.key, f"GangFailed: workers do not start: {error}"
+                        )
+        self._on_change()

@@ -1,0 +1,230 @@
+"""Running one stage: the only place that calls `Stage.run`.
+
+`Attempt` is everything around that call: input artifacts brought to local folders, a scratch
+folder, progress and curve, the commit. `run_stage` runs a stage of the `train` and `light` lanes,
+`run_serve_stage` awaits one of the `serve` lane; both turn an error into an `Outcome`, because the
+process that ran the stage goes on to the next.
+"""
+
+import inspect
+import logging
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sweeps.events import CurvePoint, StageRecord
+from sweeps.store import ArtifactStore, thinned
+from w2s.errors import W2SError
+from w2s.stages.base import Stage, StageContext
+
+if TYPE_CHECKING:
+    from serving.client import CompletionClient
+    from w2s.training.parallel import Replicas
+
+log = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.3
+"""Shortest time between two progress messages of a stage."""
+
+Report = Callable[[int, int, dict[str, float]], bool]
+"""Sends (step, total, metrics) somewhere; False: nobody wants the stage any more."""
+
+
+class StageCancelled(W2SError):
+    """Nobody awaits the running stage any more; raised inside it by `progress`."""
+
+
+class Outcome(NamedTuple):
+    """What came of an attempt at a stage."""
+
+    key: str
+    """Key of the stage."""
+    record: StageRecord | None = None
+    """Set when the artifact is in the store."""
+    cause: str = ""
+    """Type and message of the error, one line."""
+    traceback: str = ""
+    """Where the error happened."""
+    cancelled: bool = False
+    """The stage stopped because nobody awaited it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Where and how a process runs its stages: the runtime half of `StageContext`."""
+
+    replicas: "Replicas | None" = None
+    """Data-parallel group of the process (`train` lane)."""
+    device: str = "cpu"
+    """Torch device of the process."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast precision."""
+    micro_batch_size: int | None = None
+    """Examples a forward pass at most; None: the whole update."""
+    clients: "Mapping[str, CompletionClient]" = field(default_factory=dict)
+    """Clients of served models by model key (`serve` lane)."""
+    warm: dict[str, Any] = field(default_factory=dict)
+    """Objects kept between stages."""
+
+    @property
+    def commits(self) -> bool:
+        """Whether this process writes the artifact: it is alone or rank 0."""
+        return self.replicas is None or self.replicas.rank == 0
+
+
+class _Progress:
+    """Collects the curve of a stage and passes a few points a second on."""
+
+    def __init__(self, report: Report) -> None:
+        self.curve: list[CurvePoint] = []
+        self._report = report
+        self._last_report = 0.0
+
+    def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
+        now = time.time()
+        if metrics:
+            self.curve.append(CurvePoint(step, total, dict(metrics), now))
+        if now - self._last_report >= REPORT_INTERVAL_S:
+            self._last_report = now
+            if not self._report(step, total, metrics):
+                raise StageCancelled("nobody awaits this stage any more")
+
+
+class Attempt:
+    """One attempt at a stage: `context` to run it with, `record` once the block is left well."""
+
+    def __init__(self, stage: Stage, context: StageContext) -> None:
+        self.stage = stage
+        self.context = context
+        self.record: StageRecord | None = None
+
+
+@contextmanager
+def attempt(
+    stage: Stage, store: ArtifactStore, conditions: Conditions, report: Report
+) -> Iterator[Attempt]:
+    """The surroundings of `stage.run`: inputs before, commit after.
+
+    Raises:
+        StoreError: an input artifact is missing or damaged, or the store cannot be written.
+    """
+    inputs = {source.key: store.local(source) for source in stage.inputs}
+    progress = _Progress(report)
+    with store.workspace(stage, resume=stage.lane == "serve") as folder:
+        context = StageContext(
+            output_dir=folder,
+            inputs=inputs,
+            replicas=conditions.replicas,
+            device=conditions.device,
+            precision=conditions.precision,
+            micro_batch_size=conditions.micro_batch_size,
+            clients=conditions.clients,
+            progress=progress,
+            warm=conditions.warm,
+        )
+        current = Attempt(stage, context)
+        started = time.time()
+        yield current
+        record = StageRecord(
+            key=stage.key,
+            name=stage.name,
+            kind=stage.kind,
+            identity=stage.identity(),
+            started=started,
+            finished=time.time(),
+            host=socket.gethostname(),
+            location=store.location(stage),
+            curve=tuple(progress.curve),
+        )
+        if conditions.commits:
+            store.commit(stage, folder, record)
+        current.record = replace(record, curve=thinned(progress.curve))
+
+
+def ignore_progress(step: int, total: int, metrics: dict[str, float]) -> bool:
+    """A `Report` for stages that nobody watches."""
+    return True
+
+
+def forward_progress(broker: Any, key: str) -> Report:
+    """A `Report` to the handle of the stage broker that does not listen for an answer."""
+
+    def report(step: int, total: int, metrics: dict[str, float]) -> bool:
+        broker.report.remote(key, step, total, metrics)
+        return True
+
+    return report
+
+
+def run_stage(
+    stage: Stage,
+    store: ArtifactStore,
+    conditions: Conditions | None = None,
+    report: Report = ignore_progress,
+) -> Outcome:
+    """Run a stage of the `train` or `light` lane and commit its artifact.
+
+    In a group of replicas every one of them calls this; rank 0 commits. Nothing runs when the
+    artifact is already there; replicas do not look, because one could see what another did not see
+    yet.
+    """
+    conditions = conditions or Conditions()
+    alone = conditions.replicas is None or conditions.replicas.size == 1
+    try:
+        if alone and (done := _already_there(stage, store)):
+            return done
+        with attempt(stage, store, conditions, report) as current:
+            stage.run(current.context)
+    except Exception as error:
+        return failed(stage, error)
+    return _success(current)
+
+
+async def run_serve_stage(
+    stage: Stage, store: ArtifactStore, conditions: Conditions, report: Report = ignore_progress
+) -> Outcome:
+    """Run a stage of the `serve` lane, whose `run` is a coroutine function; otherwise as `run_stage`."""
+    try:
+        if done := _already_there(stage, store):
+            return done
+        with attempt(stage, store, conditions, report) as current:
+            result = stage.run(current.context)
+            assert inspect.isawaitable(result), f"{stage.kind}.run must be a coroutine function"
+            await result
+    except Exception as error:
+        return failed(stage, error)
+    return _success(current)
+
+
+def _already_there(stage: Stage, store: ArtifactStore) -> Outcome | None:
+    """A stage may be in the store by now: another sweep was faster, or its worker died after the commit."""
+    if not store.has(stage):
+        return None
+    log.info("stage=%s key=%s cached", stage.name, stage.key)
+    return Outcome(stage.key, record=store.record(stage))
+
+
+def _success(current: Attempt) -> Outcome:
+    record = current.record
+    assert record is not None
+    log.info("stage=%s key=%s done in %.1f s", record.name, record.key, record.wall_s)
+    return Outcome(record.key, record=record)
+
+
+def failed(stage: Stage, error: Exception) -> Outcome:
+    """The outcome of an attempt that raised; logs it."""
+    cause = f"{type(error).__name__}: {error}".replace("\n", " ")
+    cancelled = isinstance(error, StageCancelled)
+    log.log(
+        logging.INFO if cancelled else logging.ERROR,
+        "stage=%s key=%s %s",
+        stage.name,
+        stage.key,
+        "cancelled" if cancelled else f"failed: {cause}",
+        exc_info=None if cancelled else error,
+    )
+    return Outcome(stage.key, cause=cause, traceback=traceback.format_exc(), cancelled=cancelled)

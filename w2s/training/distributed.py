@@ -1,0 +1,122 @@
+"""Gangs: worker groups of Ray Train that stay up for one stage after another.
+
+`run_gang` starts a `TorchTrainer` whose loop calls a given function once on every worker, with the
+worker's place (`Member`), and returns when all of them have returned. What the function does there,
+pulling stages for as long as there are any, is its own business: a group pays its start once, not
+once a stage. Ray Train restarts the group when a worker dies.
+
+The one file of this package that knows Ray.
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.config import LoggingConfig
+
+from w2s.training.parallel import Replicas
+
+QUIET = {
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A worker that is preempted is one that died: the group starts again and so does its stage.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Relative paths in a spec mean the folder the sweep was started in.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A dead worker is noticed, and a finished group taken down, within this time.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+"""Settings of Ray Train, read from the environment of the process that starts a gang."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker's place in its gang."""
+
+    group: str
+    """Random name of this start of the gang, the same on every worker; a restart has another."""
+    replicas: Replicas
+    """Rank and size."""
+    device: str
+    """Torch device of this worker: `cpu`, `cuda:0`, ..."""
+
+
+def run_gang(
+    work: Callable[[Member], None],
+    *,
+    num_workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float = 0.0,
+    threads_per_worker: int = 1,
+    environment: Mapping[str, str] | None = None,
+    max_failures: int = 3,
+    storage_path: str | None = None,
+    collective_timeout_s: int = 1800,
+) -> None:
+    """Run `work` once on every worker of a new worker group; blocks until all have returned.
+
+    Args:
+        work: called with the worker's place; it must pickle. What it raises counts as a failure of
+            the group.
+        num_workers: workers, joined in a process group: nccl with GPUs, else gloo.
+        cpus_per_worker: CPUs that Ray sets aside for each.
+        gpus_per_worker: GPUs that Ray sets aside for each.
+        threads_per_worker: torch threads of each.
+        environment: variables of the workers' processes, there before torch is imported.
+        max_failures: restarts of the group after a worker died.
+        storage_path: folder or URL for Ray Train's own notes that all nodes see; None: a temporary
+            folder, enough for a single node.
+        collective_timeout_s: seconds after which a collective without its partners fails.
+
+    Raises:
+        ray.train.TrainingFailedError: the group failed once too often.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    folder = storage_path or tempfile.mkdtemp(prefix="w2s-gang-")
+    per_worker = {"CPU": cpus_per_worker}
+    if gpus_per_worker:
+        per_worker["GPU"] = gpus_per_worker
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={"work": work, "threads": threads_per_worker},
+        torch_config=TorchConfig(timeout_s=collective_timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name=f"gang-{uuid.uuid4().hex[:8]}",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=max_failures),
+            worker_runtime_env={"env_vars": dict(environment or {})},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        if storage_path is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _loop(config: dict) -> None:
+    """What Ray Train runs on every worker."""
+    torch.set_num_threads(config["threads"])
+    replicas = Replicas.current()
+    config["work"](Member(_group_name(replicas), replicas, str(get_device())))
+
+
+def _group_name(replicas: Replicas) -> str:
+    name = [uuid.uuid4().hex]
+    if replicas.size > 1:
+        dist.broadcast_object_list(name, src=0)
+    return name[0]
