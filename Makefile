@@ -31,7 +31,7 @@ test-slow: setup
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 PYRIGHT_PYTHON_GLOBAL_NODE=0 $(BIN)/pyright
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 fix: setup
