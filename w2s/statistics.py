@@ -1,10 +1,12 @@
 """How certain a score is: a paired bootstrap over rows and seeds.
 
-Every function takes scores per row, [S seeds, N rows]: 1 where a prediction is right, 0 where it is wrong, or any other score whose mean
-is the result. All arrays of one call hold the same rows in the same order; a resample draws rows (or whole groups of
-rows) and seeds with replacement, the rows alike for all arrays: that is what "paired" means.
+Every function takes scores per row, [S seeds, N rows]: 1 where a prediction is right, 0 where it is
+wrong, or any other score whose mean is the result. All arrays of one call hold the same rows in the
+same order; a resample draws rows (or whole groups of rows) and seeds with replacement, the rows
+alike for all arrays: that is what "paired" means.
 
-Seed s of a student learns from seed s of its floor: arrays with equally many seeds draw seeds together where a function says so.
+Seed s of a student learns from seed s of its floor: arrays with equally many seeds draw seeds
+together where a function says so.
 
     compare(floor, student, ceiling, seed=0).pgr    point and 95 % interval, or None: gap too small
     difference(first, second, seed=0)               is one better than the other?
@@ -58,7 +60,8 @@ class Comparison:
 
     @property
     def gap_too_small(self) -> bool:
-        """Whether the interval of the gap reaches down to 0: its sign, so the ratio, is not known."""
+        """Whether the interval of the gap reaches down to 0: its sign, so the ratio, is not
+        known."""
         return self.pgr is None
 
 
@@ -80,7 +83,9 @@ class _Resamples:
         self._group_N = None
         if groups is not None:
             if len(groups) != num_rows:
-                raise ValueError(f"need one group per row; found {len(groups)} groups for {num_rows} rows")
+                raise ValueError(
+                    f"need one group per row; found {len(groups)} groups for {num_rows} rows"
+                )
             self._group_N = np.unique(np.asarray(groups), return_inverse=True)[1]
         self._sizes_G = self._by_group(np.ones((1, num_rows)))[0]
         self._counts_RG = self._draw(len(self._sizes_G))
@@ -99,10 +104,13 @@ class _Resamples:
         if self._group_N is None:
             return values_SN
         num_groups = int(self._group_N.max()) + 1
-        return np.stack([np.bincount(self._group_N, weights=row, minlength=num_groups) for row in values_SN])
+        return np.stack(
+            [np.bincount(self._group_N, weights=row, minlength=num_groups) for row in values_SN]
+        )
 
     def _draw(self, count: int) -> Floats:
-        """How often each of `count` things is drawn in `count` draws with replacement: [R, count]."""
+        """How often each of `count` things is drawn in `count` draws with replacement: [R,
+        count]."""
         drawn_RG = np.empty((self._num_resamples, count), dtype=np.float32)
         for start in range(0, self._num_resamples, DRAW_BLOCK):
             block = drawn_RG[start : start + DRAW_BLOCK]
@@ -123,8 +131,9 @@ def compare(
 ) -> Comparison:
     """Scores of floor, student and ceiling, their differences and the PGR, each with its interval.
 
-    Numbers of seeds may differ; the denominator of the PGR comes from all seeds of floor and ceiling. Floor and student draw their seeds
-    together when they have equally many, else each by itself; the ceiling always by itself.
+    Numbers of seeds may differ; the denominator of the PGR comes from all seeds of floor and
+    ceiling. Floor and student draw their seeds together when they have equally many, else each by
+    itself; the ceiling always by itself.
 
     Args:
         floor_SN: weak supervisor's scores; a single row [N] is one seed.
@@ -146,7 +155,9 @@ def compare(
     student_R = resamples.means(student_SN, student_seeds_RS)
     ceiling_R = resamples.means(ceiling_SN, resamples.seeds(len(ceiling_SN)))
 
-    floor, student, ceiling = (float(scores.mean()) for scores in (floor_SN, student_SN, ceiling_SN))
+    floor, student, ceiling = (
+        float(scores.mean()) for scores in (floor_SN, student_SN, ceiling_SN)
+    )
     gain = _estimate(student - floor, student_R - floor_R)
     gap = _estimate(ceiling - floor, ceiling_R - floor_R)
     return Comparison(
@@ -155,7 +166,9 @@ def compare(
         ceiling=_estimate(ceiling, ceiling_R),
         gain=gain,
         gap=gap,
-        pgr=None if gap.low <= 0 else _ratio(gain.point, gap.point, student_R - floor_R, ceiling_R - floor_R),
+        pgr=None
+        if gap.low <= 0
+        else _ratio(gain.point, gap.point, student_R - floor_R, ceiling_R - floor_R),
         num_rows=floor_SN.shape[1],
         num_seeds=len(student_SN),
     )
@@ -171,14 +184,17 @@ def difference(
 ) -> Estimate:
     """Mean of the first minus mean of the second on the same rows.
 
-    Seeds are drawn together when both have equally many, else each by itself. For the rest see `compare`.
+    Seeds are drawn together when both have equally many, else each by itself. For the rest see
+    `compare`.
     """
     first_SN, second_SN = _checked(first_SN, second_SN)
     resamples = _Resamples(first_SN.shape[1], groups, seed, num_resamples)
     first_seeds_RS = resamples.seeds(len(first_SN))
     paired = len(first_SN) == len(second_SN)
     second_seeds_RS = first_seeds_RS if paired else resamples.seeds(len(second_SN))
-    difference_R = resamples.means(first_SN, first_seeds_RS) - resamples.means(second_SN, second_seeds_RS)
+    difference_R = resamples.means(first_SN, first_seeds_RS) - resamples.means(
+        second_SN, second_seeds_RS
+    )
     return _estimate(float(first_SN.mean() - second_SN.mean()), difference_R)
 
 
@@ -199,9 +215,13 @@ def mean(
 def _checked(*arrays: Floats) -> list[Floats]:
     checked = [np.atleast_2d(np.asarray(array, dtype=np.float64)) for array in arrays]
     if any(array.ndim != 2 or array.size == 0 for array in checked):
-        raise ValueError(f"scores are [seeds, rows] with at least one of each; found {[a.shape for a in checked]}")
+        raise ValueError(
+            f"scores are [seeds, rows] with at least one of each; found {[a.shape for a in checked]}"
+        )
     if len({array.shape[1] for array in checked}) > 1:
-        raise ValueError(f"scores must be of the same rows; found {[a.shape[1] for a in checked]} rows")
+        raise ValueError(
+            f"scores must be of the same rows; found {[a.shape[1] for a in checked]} rows"
+        )
     if any(np.isnan(array).any() for array in checked):
         raise ValueError("a score is NaN: every row needs a prediction of every seed")
     return checked
@@ -214,7 +234,8 @@ def _estimate(point: float, values_R: Floats) -> Estimate:
 
 
 def _ratio(gain: float, gap: float, gain_R: Floats, gap_R: Floats) -> Estimate:
-    """PGR; a resample without a gap counts as infinite. The gap's interval excludes 0, so these are too few to be an end."""
+    """PGR; a resample without a gap counts as infinite. The gap's interval excludes 0, so these are
+    too few to be an end."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_R = np.where(gap_R > 0, gain_R / gap_R, np.copysign(np.inf, gain_R))
     return _estimate(gain / gap, ratio_R)

@@ -2,15 +2,18 @@
 
     L = CE(f(x), (1 - w) f_w(x) + w f_t(x))
 
-f is the student, f_w the weak label, f_t the student's own prediction hardened with a threshold t, w a weight that rises
-linearly from 0 over the first part of training. Nothing is learned through f_t.
+f is the student, f_w the weak label, f_t the student's own prediction hardened with a threshold t,
+w a weight that rises linearly from 0 over the first part of training. Nothing is learned through
+f_t.
 
-The threshold follows the class prior: in each update it is set so that the share of rows hardened to each class is the class's mean
-weak label (one half for balanced tasks, the paper's case). With two classes that is the threshold on P(class 1) between the k-th and
-the next largest, k = the prior times the rows. With more, the classes' log-probabilities get additive offsets, found by setting one class's threshold
-after the other until the shares fit; with two classes this is the same rule.
+The threshold follows the class prior: in each update it is set so that the share of rows hardened
+to each class is the class's mean weak label (one half for balanced tasks, the paper's case). With
+two classes that is the threshold on P(class 1) between the k-th and the next largest, k = the prior
+times the rows. With more, the classes' log-probabilities get additive offsets, found by setting one
+class's threshold after the other until the shares fit; with two classes this is the same rule.
 
-The published code's weight climbs to 0.1 over the warm-up and then jumps to 1 (openai/weak-to-strong, `logconf_loss_fn`); here it is continuous.
+The published code's weight climbs to 0.1 over the warm-up and then jumps to 1
+(openai/weak-to-strong, `logconf_loss_fn`); here it is continuous.
 
 B examples of the part, N examples of the whole update, C classes.
 """
@@ -37,7 +40,8 @@ def confidence_weight(progress: float, max_weight: float, warmup_fraction: float
 
 
 def class_counts(weak_NC: Tensor) -> Tensor:
-    """Rows to harden to each class [C]: N times the mean weak label, rounded so that they add up to N."""
+    """Rows to harden to each class [C]: N times the mean weak label, rounded so that they add up to
+    N."""
     num_rows = len(weak_NC)
     # The small number keeps what should be whole (.1 + .2 + .7) from being rounded down.
     expected_C = weak_NC.double().mean(0) * num_rows + 1e-4
@@ -54,9 +58,9 @@ def prior_offsets(logits_NC: Tensor, weak_NC: Tensor) -> Tensor:
         weak_NC: weak labels of the same rows.
 
     Returns:
-        [C]; o_0 is 0, and with two classes -o_1 is the threshold on the log-odds of class 1. The shares fit to the
-        row, but for rows with equal logits, which no threshold can part (and for three classes and more, where
-        the search may end a few rows off).
+        [C]; o_0 is 0, and with two classes -o_1 is the threshold on the log-odds of class 1. The
+        shares fit to the row, but for rows with equal logits, which no threshold can part (and for
+        three classes and more, where the search may end a few rows off).
     """
     counts_C = class_counts(weak_NC)
     num_classes = len(counts_C)
@@ -94,7 +98,8 @@ class Confidence(Loss):
     kind: Literal["confidence"] = "confidence"
     """Name of the loss."""
     max_weight: float = Field(default=0.5, ge=0, le=1)
-    """Weight of the student's own prediction after the warm-up. The paper: 0.75 for the largest students, else 0.5."""
+    """Weight of the student's own prediction after the warm-up. The paper: 0.75 for the largest
+    students, else 0.5."""
     warmup_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of training over which the weight rises from 0; 0: full weight from the start."""
 

@@ -1,7 +1,8 @@
 """Product loss: learn from the weak label times the student's own belief.
 
-The "product" variant of Burns et al. 2023 as in their published code (openai/weak-to-strong, `loss.py`):
-target proportional to p_strong^beta * p_weak^alpha, renormalised, no gradient through it. It needs no batch statistics.
+The "product" variant of Burns et al. 2023 as in their published code (openai/weak-to-strong,
+`loss.py`): target proportional to p_strong^beta * p_weak^alpha, renormalised, no gradient through
+it. It needs no batch statistics.
 
 B examples, C classes.
 """
@@ -20,7 +21,8 @@ from w2s.types import LossOutput
 def product_targets(logits_BC: Tensor, weak_BC: Tensor, alpha: float, beta: float) -> Tensor:
     """softmax(beta log p_strong + alpha log p_weak), without gradient.
 
-    A weak probability of 0 is taken as the smallest positive float32, so that one-hot labels are allowed.
+    A weak probability of 0 is taken as the smallest positive float32, so that one-hot labels are
+    allowed.
     """
     log_weak_BC = weak_BC.clamp_min(torch.finfo(torch.float32).tiny).log()
     return (beta * logits_BC.detach().log_softmax(1) + alpha * log_weak_BC).softmax(1)

@@ -1,4 +1,6 @@
-"""Cross-entropy to the labels: naive finetuning (Burns et al. 2023, section 3), and training on ground truth.
+"""Cross-entropy to the labels.
+
+On weak labels this is naive finetuning (Burns et al. 2023, section 3), on ground truth the ceiling.
 
 B examples, C classes.
 """

@@ -1,8 +1,10 @@
 """A classification head on any transformers backbone.
 
-* `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, no remote code.
-* `Classifier` puts a bias-free linear head on one token of it; `Classifier.fresh` makes one from a backbone that
-  stays untouched, so that a worker which holds a base model makes a student without reading a file.
+* `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, no remote
+  code.
+* `Classifier` puts a bias-free linear head on one token of it; `Classifier.fresh` makes one from a
+  backbone that stays untouched, so that a worker which holds a base model makes a student without
+  reading a file.
 * `save_classifier` / `load_classifier` keep a finetuned one.
 
 B rows, T tokens, D hidden size, C classes.
@@ -23,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from w2s.errors import UserError
+from w2s.models.read_token import ReadToken
 
 HEAD_FILE = "head.safetensors"
 HEAD_STD = 0.02
@@ -31,8 +34,9 @@ HEAD_STD = 0.02
 class Classifier(nn.Module):
     """Backbone and head.
 
-    The head reads the last real token of a decoder, found by the attention mask (never by a token id), and the first token of
-    an encoder, which is where encoders are pretrained to put the meaning of the text.
+    The head reads the last real token of a decoder, found by the attention mask (never by a token
+    id), and the first token of an encoder, which is where encoders are pretrained to put the
+    meaning of the text.
     """
 
     def __init__(self, backbone: PreTrainedModel, head_weight_CD: Tensor) -> None:
@@ -42,6 +46,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(head_weight_CD.shape[1], head_weight_CD.shape[0], bias=False)
         self.head.weight.data = head_weight_CD.float()
         self.causal = is_causal(backbone.config)
+        self._read_token = ReadToken(backbone) if self.causal else None
 
     @classmethod
     def fresh(
@@ -90,15 +95,17 @@ class Classifier(nn.Module):
         Returns:
             [B, C] float32, also under autocast.
         """
-        # Under causal attention no real token sees padding that is to its right, so a decoder needs no mask;
-        # without one, attention takes its fast path.
-        mask = None if self.causal else attention_mask_BT
-        hidden_BTD = self.backbone(input_ids=input_ids_BT, attention_mask=mask).last_hidden_state
-        if self.causal:
-            last_B = attention_mask_BT.sum(1) - 1
-            read_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+        if self._read_token is None:
+            output = self.backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT)
+            read_BD = output.last_hidden_state[:, 0]
         else:
-            read_BD = hidden_BTD[:, 0]
+            rows_B = torch.arange(len(input_ids_BT), device=input_ids_BT.device)
+            last_B = attention_mask_BT.sum(1) - 1
+            self._read_token.at(rows_B, last_B)
+            # Under causal attention no real token sees the padding to its right, so a decoder needs
+            # no mask; without one, attention takes its fast path.
+            output = self.backbone(input_ids=input_ids_BT)
+            read_BD = output.last_hidden_state[rows_B, last_B]
         with torch.autocast(read_BD.device.type, enabled=False):
             return self.head(read_BD.float())
 
@@ -132,8 +139,8 @@ def load_backbone(
         device: where the weights go.
 
     Raises:
-        UserError: there are no safetensors weights, they do not fit the config, the model needs code of its own,
-            or it is not a plain decoder or encoder.
+        UserError: there are no safetensors weights, they do not fit the config, the model needs
+            code of its own, or it is not a plain decoder or encoder.
     """
     try:
         loaded = AutoModel.from_pretrained(
@@ -163,8 +170,8 @@ def load_backbone(
 def prepare_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
     """Ready a bare transformers model for a classifier, in place; the function it computes stays the same.
 
-    No key-value cache, no pooler (the head reads a token), and GPT-2's tanh GELU as one kernel in place of eight.
-    Evaluation mode also in training: dropout is off.
+    No key-value cache, no pooler (the head reads a token), and GPT-2's tanh GELU as one kernel in
+    place of eight. Evaluation mode also in training: dropout is off.
     """
     backbone.config.use_cache = False
     if isinstance(getattr(backbone, "pooler", None), nn.Module):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 POOL_BATCHES = 32
-"""Batches whose rows are sorted together. 32 batches of 32 waste about 2 % of their tokens on texts of 20 to
-120 tokens; 8 would waste 9 %."""
+"""Batches whose rows are sorted together. 32 batches of 32 waste about 2 % of their tokens on texts
+of 20 to 120 tokens; 8 would waste 9 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,16 @@ class TokenRows:
         """
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         if len(rows) and lengths.min() < 1:
-            raise ValueError(f"row {int(lengths.argmin())} has no token: the head would have none to read")
-        flat = np.fromiter((i for row in rows for i in row), dtype=np.int64, count=int(lengths.sum()))
+            raise ValueError(
+                f"row {int(lengths.argmin())} has no token: the head would have none to read"
+            )
+        flat = np.fromiter(
+            (i for row in rows for i in row), dtype=np.int64, count=int(lengths.sum())
+        )
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(rows) else lengths
-        return cls(torch.from_numpy(flat), torch.from_numpy(starts.astype(np.int64)), lengths, pad_id)
+        return cls(
+            torch.from_numpy(flat), torch.from_numpy(starts.astype(np.int64)), lengths, pad_id
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -90,9 +96,10 @@ def plan_updates(
 ) -> list[NDArray[np.int64]]:
     """Row indices of every optimizer step of a training.
 
-    Each epoch shuffles all rows, sorts pools of `POOL_BATCHES` batches by length, cuts them into batches, and
-    shuffles the batches: an update's rows are drawn afresh each epoch, its rows are of similar length, and the order
-    of lengths over the training is random. Each row comes once an epoch; only the last batch of a pool's end may be smaller.
+    Each epoch shuffles all rows, sorts pools of `POOL_BATCHES` batches by length, cuts them into
+    batches, and shuffles the batches: an update's rows are drawn afresh each epoch, its rows are of
+    similar length, and the order of lengths over the training is random. Each row comes once an
+    epoch; only the last batch of a pool's end may be smaller.
 
     Args:
         lengths: tokens of each row [N].
@@ -117,11 +124,12 @@ def plan_updates(
 def plan_inference(
     lengths: NDArray[np.int64], *, max_tokens: int, max_rows: int | None
 ) -> list[NDArray[np.int64]]:
-    """Row indices of each inference batch: sorted by length, longest first, so that lack of memory shows at once.
+    """Row indices of each inference batch: by length, longest first: lack of memory shows at once.
 
     Args:
         lengths: tokens of each row [N].
-        max_tokens: most tokens of a batch, padding included (a single longer row is a batch of its own).
+        max_tokens: most tokens of a batch, padding included (a single longer row is a batch of its
+            own).
         max_rows: most rows of a batch; None: no limit.
     """
     order = np.argsort(-lengths, kind="stable")

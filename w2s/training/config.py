@@ -1,6 +1,7 @@
 """How a classifier is finetuned: the hyperparameters that change its result, and nothing else.
 
-Micro-batches, devices, precision and workers are in `StageContext`: they cut an update up, they do not change it.
+Micro-batches, devices, precision and workers are in `StageContext`: they cut an update up, they do
+not change it.
 """
 
 import math
@@ -35,9 +36,9 @@ class TrainConfig(Spec):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient of an update; None: no clipping."""
     max_length: int = Field(default=1024, ge=1)
-    """Tokens of a row, special tokens included. A longer row loses tokens on the left: the head reads the end,
-    where the answer is. The model's own limit applies too. No row is ever dropped, so that models with
-    different tokenizers see the same rows."""
+    """Tokens of a row, special tokens included. A longer row loses tokens on the left: the head
+    reads the end, where the answer is. The model's own limit applies too. No row is ever dropped,
+    so that models with different tokenizers see the same rows."""
 
     def learning_rate_factor(self, step: int, num_steps: int) -> float:
         """Share of the peak learning rate at an optimizer step.

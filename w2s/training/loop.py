@@ -1,9 +1,10 @@
-"""Finetuning a classifier and letting it predict: the loop of every supervisor, student and ceiling.
+"""Finetuning a classifier and letting it predict: supervisors, students and ceilings alike.
 
-`finetune` goes through the updates of `plan_updates`; `predict` through those of `plan_inference`. Both know nothing of Ray:
-`Replicas` says which rows are this process's. An update may be cut into micro-batches and over replicas: each
-part's graph is freed before the next is built, parts count by their share of the rows, and a loss that needs
-the whole update gets its logits from a first pass without gradient. So 1 x 32, 4 x 8 and 2 workers x 16 train alike.
+`finetune` goes through the updates of `plan_updates`; `predict` through those of `plan_inference`.
+Both know nothing of Ray: `Replicas` says which rows are this process's. An update may be cut into
+micro-batches and over replicas: each part's graph is freed before the next is built, parts count by
+their share of the rows, and a loss that needs the whole update gets its logits from a first pass
+without gradient. So 1 x 32, 4 x 8 and 2 workers x 16 train alike.
 
 N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 """
@@ -29,6 +30,7 @@ from w2s.types import LossOutput
 Precision = Literal["fp32", "bf16"]
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
+ALONE = Replicas()
 CURVE_POINTS = 100
 """Points of a training curve at most; each is the mean over the steps since the one before."""
 INFERENCE_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -43,7 +45,7 @@ def finetune(
     config: TrainConfig,
     *,
     seed: int,
-    replicas: Replicas = Replicas(),
+    replicas: Replicas = ALONE,
     device: str = "cpu",
     precision: Precision = "fp32",
     micro_batch_size: int | None = None,
@@ -67,8 +69,8 @@ def finetune(
         on_progress: called as (step, number of steps, metrics) with each point of the curve.
 
     Returns:
-        The curve: `step` (steps taken), `loss`, `learning_rate`, and the metrics of the loss, each the mean over the
-        steps since the point before. Equal on every replica.
+        The curve: `step` (steps taken), `loss`, `learning_rate`, and the metrics of the loss, each
+        the mean over the steps since the point before. Equal on every replica.
 
     Raises:
         ValueError: no rows, or targets of another shape.
@@ -90,7 +92,9 @@ def finetune(
     peaks = [group["lr"] for group in optimizer.param_groups]
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     autocast = _autocast(device, precision)
-    updates = plan_updates(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
+    updates = plan_updates(
+        rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
+    )
     curve = _Curve(len(updates), replicas, on_progress)
 
     for step, update in enumerate(updates):
@@ -99,7 +103,8 @@ def finetune(
             group["lr"] = peak * factor
 
         own = update[replicas.slice(len(update))]
-        # A replica for which the last, small update has no row counts one with weight 0: all send the same messages.
+        # A replica for which the last, small update has no row counts one with weight 0: all send
+        # the same messages.
         seen, weight = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
         parts = [_part(rows, targets, cut, device) for cut in _cut(seen, micro_batch_size)]
         if loss.needs_whole_batch and (replicas.size > 1 or len(parts) > 1):
@@ -126,7 +131,7 @@ def predict(
     classifier: Classifier,
     rows: TokenRows,
     *,
-    replicas: Replicas = Replicas(),
+    replicas: Replicas = ALONE,
     device: str = "cpu",
     precision: Precision = "fp32",
     micro_batch_size: int | None = None,
@@ -140,7 +145,8 @@ def predict(
         replicas: share the rows; every replica gets all results.
         device: of this replica.
         precision: of the forward pass.
-        micro_batch_size: rows a forward pass at most; None: as many as a batch of `INFERENCE_TOKENS` holds.
+        micro_batch_size: rows a forward pass at most; None: as many as a batch of
+            `INFERENCE_TOKENS` holds.
         on_progress: called as (rows done, rows, {}) of this replica.
 
     Returns:
@@ -166,7 +172,8 @@ def predict(
 
 
 def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with three groups: matrices of the backbone, its norms, biases and embeddings (no decay), the head."""
+    """AdamW with three groups: matrices of the backbone, its norms, biases and embeddings (no
+    decay), the head."""
     undecayed = {
         id(parameter)
         for module in classifier.backbone.modules()
@@ -178,7 +185,10 @@ def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.
     for parameter in classifier.backbone.parameters():
         decays = parameter.ndim >= 2 and id(parameter) not in undecayed
         (matrices if decays else others).append(parameter)
-    head = {"params": [classifier.head.weight], "lr": config.head_learning_rate or config.learning_rate}
+    head = {
+        "params": [classifier.head.weight],
+        "lr": config.head_learning_rate or config.learning_rate,
+    }
     return torch.optim.AdamW(
         [{"params": matrices}, {"params": others, "weight_decay": 0.0}, head],
         lr=config.learning_rate,
@@ -189,7 +199,8 @@ def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.
 
 
 class _Curve:
-    """Adds up losses and metrics as tensors, and reads them once a point: reading waits for the device."""
+    """Adds up losses and metrics as tensors, and reads them once a point: reading waits for the
+    device."""
 
     def __init__(self, num_steps: int, replicas: Replicas, on_progress: ProgressReport) -> None:
         self.points: list[dict[str, float]] = []
@@ -210,7 +221,9 @@ class _Curve:
         self._steps += 1
         if step % self._interval and step != self._num_steps:
             return
-        values = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in self._sums.values()])
+        values = torch.stack(
+            [torch.as_tensor(value, dtype=torch.float32) for value in self._sums.values()]
+        )
         means = (self._replicas.sum(values) / self._steps).tolist()
         point = dict(zip(self._sums, means, strict=True))
         if not math.isfinite(point["loss"]):
@@ -244,7 +257,9 @@ def _with_whole_update(
 ) -> list[Batch]:
     """The parts with the logits of the whole update: one more forward pass, without gradient."""
     with torch.no_grad(), autocast:
-        local_BC = torch.cat([classifier(part.input_ids_BT, part.attention_mask_BT) for part in parts])
+        local_BC = torch.cat(
+            [classifier(part.input_ids_BT, part.attention_mask_BT) for part in parts]
+        )
     logits_NC = replicas.gather_rows(local_BC[:num_own], len(targets_NC))
     return [replace(part, whole_targets_NC=targets_NC, whole_logits_NC=logits_NC) for part in parts]
 

@@ -1,0 +1,217 @@
+"""A model from outside as a rung of the ladder: a local folder or a hub id.
+
+`resolve` turns what the user wrote into a `PretrainedModel` whose fingerprint says what is in it,
+and refuses what no stage could load, before any compute. `num_parameters` counts without reading
+weights.
+"""
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from w2s.errors import UserError
+from w2s.spec import Spec, digest
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+IDENTITY_FILES = (
+    CONFIG_FILE,
+    *TOKENIZER_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+class PretrainedModel(Spec):
+    """A pretrained decoder or encoder that the sweep did not make."""
+
+    path: str
+    """Local folder, or hub id such as `EleutherAI/pythia-70m`."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; `resolve` replaces it by the commit."""
+    fingerprint: str = ""
+    """Digest of config, tokenizer and weights; filled by `resolve`."""
+
+    @property
+    def name(self) -> str:
+        """Readable name: the last part of the path."""
+        return Path(self.path).name
+
+    def size(self) -> int:
+        """Parameters of the backbone, embeddings included."""
+        return num_parameters(self.path, self.revision).total
+
+
+class ParameterCount(NamedTuple):
+    """Parameters of a backbone, without its language-model head."""
+
+    total: int
+    embedding: int
+    """Tables of words and positions."""
+
+    @property
+    def non_embedding(self) -> int:
+        """Everything else: what does the computing."""
+        return self.total - self.embedding
+
+
+def resolve(source: PretrainedModel) -> PretrainedModel:
+    """The source with its fingerprint, and for a hub id with the commit it stands for.
+
+    Weights of a local folder are read once to be hashed; of a hub id nothing is downloaded, unless
+    the hub does not answer: then the files in the local cache count.
+
+    Raises:
+        UserError: not a model folder, no such hub id, or weights that are not safetensors.
+    """
+    folder = Path(source.path).expanduser()
+    if folder.is_dir():
+        if source.revision is not None:
+            raise UserError(
+                f"model {source.path!r} is a local folder; `revision` ({source.revision!r}) is for hub ids"
+            )
+        return source.model_copy(update={"path": str(folder), "fingerprint": fingerprint(folder)})
+    if folder.exists() or not HUB_ID.fullmatch(source.path):
+        found = "a file" if folder.exists() else "nothing there"
+        raise UserError(
+            f"model {source.path!r}: found {found}; give a folder with config.json, *.safetensors and a tokenizer, "
+            "or a hub id such as EleutherAI/pythia-70m"
+        )
+    return _resolve_hub(source)
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest of a model folder's config, tokenizer and weights; its place on disk does not count.
+
+    Raises:
+        UserError: not a model folder.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    _check_files(str(folder), names)
+    return digest({name: _sha256(folder / name) for name in names if _is_identity(name)})
+
+
+@cache
+def num_parameters(location: str, revision: str | None = None) -> ParameterCount:
+    """Count the parameters of a backbone from its config alone.
+
+    Raises:
+        UserError: the config cannot be read, transformers has no backbone for it, or it is an
+            encoder-decoder.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(
+            location, revision=revision or "main", trust_remote_code=False
+        )
+        with torch.device("meta"):
+            backbone = AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the shape of model {location!r}: {error}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"model {location!r} is an encoder-decoder ({config.model_type}); the ladder takes decoders and encoders"
+        )
+    if isinstance(getattr(backbone, "pooler", None), torch.nn.Module):
+        backbone.pooler = None
+    tables = {
+        id(module.weight): module.weight.numel()
+        for module in backbone.modules()
+        if isinstance(module, torch.nn.Embedding)
+    }
+    return ParameterCount(sum(p.numel() for p in backbone.parameters()), sum(tables.values()))
+
+
+def _resolve_hub(source: PretrainedModel) -> PretrainedModel:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"model {source.path!r}" + (
+        f" at revision {source.revision!r}" if source.revision else ""
+    )
+    try:
+        info = HfApi().model_info(
+            source.path, revision=source.revision, files_metadata=True, timeout=10
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"{where}: no such local folder, and the hub has none (or it is private: set HF_TOKEN)"
+        ) from error
+    except (
+        Exception
+    ) as unreachable:  # whatever the HTTP client raises: then only the cache can help
+        try:
+            folder = Path(
+                snapshot_download(
+                    source.path,
+                    revision=source.revision,
+                    local_files_only=True,
+                    allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+                )
+            )
+        except LocalEntryNotFoundError:
+            raise UserError(
+                f"{where}: no such local folder, not in the local hub cache, and the hub does not answer "
+                f"({type(unreachable).__name__}); give a folder with config.json, *.safetensors and a tokenizer"
+            ) from unreachable
+        # A snapshot's folder is named by its commit.
+        return source.model_copy(
+            update={"revision": folder.name, "fingerprint": fingerprint(folder)}
+        )
+    return source.model_copy(
+        update={"revision": info.sha, "fingerprint": _hub_fingerprint(where, info)}
+    )
+
+
+def _hub_fingerprint(where: str, info: "ModelInfo") -> str:
+    files = {file.rfilename: file for file in info.siblings or []}
+    _check_files(where, sorted(files))
+    return digest(
+        {
+            name: file.lfs.sha256 if file.lfs else str(file.blob_id)
+            for name, file in files.items()
+            if _is_identity(name)
+        }
+    )
+
+
+def _check_files(where: str, names: list[str]) -> None:
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+    needed = "a model folder has config.json, *.safetensors and a tokenizer"
+    if CONFIG_FILE not in names:
+        raise UserError(f"{where} is not a model folder: no config.json; found {listed}; {needed}")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        advice = (
+            f"; {pickled[0]} is pickled and is not loaded: save the model again with save_pretrained"
+            if pickled
+            else ""
+        )
+        raise UserError(f"{where} has no safetensors weights; found {listed}; {needed}{advice}")
+    if not any(name in names for name in TOKENIZER_FILES):
+        raise UserError(
+            f"{where} has no tokenizer (any of {', '.join(TOKENIZER_FILES)}); found {listed}; {needed}"
+        )
+
+
+def _is_identity(name: str) -> bool:
+    return name in IDENTITY_FILES or ("/" not in name and name.endswith(".safetensors"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
