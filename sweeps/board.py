@@ -20,7 +20,7 @@ from w2s.errors import StageFailed
 from w2s.stages.base import Lane, Stage
 
 WARM_BONUS = 1.5
-"""How much longer a critical path may be before it beats a stage whose base model the gang holds."""
+"""How much longer a path must be to beat a stage whose base model the gang holds."""
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class Node:
     """A stage that was asked for."""
 
     stage: Stage
+    cost: float = 0.0
+    """Its estimated cost, asked for once."""
     state: State = "planned"
     inputs: frozenset[str] = frozenset()
     """Keys of the stages it reads."""
@@ -103,8 +105,10 @@ class Board:
         stages = closure(roots)
         needed = self._needed(request.roots, stages, present)
         for key, stage in stages.items():
-            if key in present and (key not in self.nodes or self.nodes[key].state == "cancelled"):
-                self.nodes[key] = Node(stage, state="cached")
+            if key in present and (
+                key not in self.nodes or self.nodes[key].state in ("cancelled", "failed")
+            ):
+                self.nodes[key] = Node(stage, stage.cost(), state="cached")
                 self._log(self.nodes[key], "cached")
             elif key in needed:
                 self._plan(stage)
@@ -166,11 +170,11 @@ class Board:
     def finish(self, key: str, record: StageRecord) -> None:
         """The artifact of a stage is in the store."""
         node = self.nodes[key]
-        self._cost_done += node.stage.cost()
+        self._cost_done += node.cost
         self._end(node, "done", record=record)
 
     def fail(self, key: str, cause: str, traceback: str = "") -> None:
-        """A stage raised an error; everyone who awaits it, or what is made from it, gets the cause."""
+        """A stage raised an error; who awaits it, or what is made from it, gets the cause."""
         node = self.nodes[key]
         node.failure = StageFailed(key, node.stage.name, cause)
         self._end(node, "failed", cause=cause, traceback=traceback)
@@ -203,7 +207,7 @@ class Board:
 
     @staticmethod
     def best(ready: Collection[Node], base_model: str | None) -> Node:
-        """The stage a gang should take: on the longest path, on most requests; a held model counts."""
+        """The stage a gang should take: longest path, most requests; a held model counts."""
 
         def urgency(node: Node) -> tuple[float, int]:
             held = base_model is not None and node.stage.base_model == base_model
@@ -231,12 +235,12 @@ class Board:
                         step=step,
                         total=total,
                         metrics=dict(metrics),
-                        cost=stage.cost(),
+                        cost=node.cost,
                     )
                 )
-                cost_left += stage.cost() * (1 - min(1.0, step / total) if total else 1.0)
+                cost_left += node.cost * (1 - min(1.0, step / total) if total else 1.0)
             elif node.state == "planned":
-                cost_left += node.stage.cost()
+                cost_left += node.cost
         return BrokerSnapshot(
             time=self._clock(),
             counts={kind: dict(by_state) for kind, by_state in counts.items()},
@@ -253,7 +257,7 @@ class Board:
     def _needed(
         self, roots: Iterable[str], stages: Mapping[str, Stage], present: Collection[str]
     ) -> set[str]:
-        """Roots, and inputs of whatever has to be computed; inputs of what is there are not needed."""
+        """Roots, and the inputs of what has to be computed; what is there needs no inputs."""
         needed: set[str] = set()
         todo = list(roots)
         while todo:
@@ -269,7 +273,9 @@ class Board:
     def _plan(self, stage: Stage) -> None:
         node = self.nodes.get(stage.key)
         if node is None:
-            node = Node(stage, inputs=frozenset(source.key for source in stage.inputs))
+            node = Node(
+                stage, stage.cost(), inputs=frozenset(source.key for source in stage.inputs)
+            )
             self.nodes[stage.key] = node
         elif node.state == "cancelled":
             node.state, node.failure = "planned", None
@@ -280,7 +286,7 @@ class Board:
     def _raise_path_cost(self, node: Node) -> None:
         """Called for dependents before their inputs."""
         below = [self.nodes[key].path_cost for key in node.dependents]
-        node.path_cost = node.stage.cost() + max(below, default=0.0)
+        node.path_cost = node.cost + max(below, default=0.0)
 
     def _has_inputs(self, node: Node) -> bool:
         return all(self.nodes[key].state in ("cached", "done") for key in node.inputs)

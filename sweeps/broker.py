@@ -1,14 +1,13 @@
 """The stage broker: one actor per driver run that owns every running stage.
 
-Callers (the driver, Tune trials) hold a `BrokerClient`: they `ask` for stages and wait.
-`StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to who
-can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
+Callers (the driver, Tune trials) hold a `BrokerClient` (`sweeps.client`): they `ask` for stages and
+wait. `StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to
+who can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
 stages to one process with clients of served models (`sweeps.served`). A stage that several callers
-ask for runs once. A caller that falls silent loses its requests, and what nobody else awaits is
-cancelled.
+ask for runs once. A caller that falls silent loses its requests; what nobody awaits is cancelled.
 
-The broker is an ordinary actor, passed as a handle: it ends with the driver, and all that it
-started ends with it.
+The broker is an ordinary actor, passed as a handle: it ends with the driver, and so does all that
+it started.
 """
 
 import asyncio
@@ -17,10 +16,9 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from sweeps.board import Board, Node, closure
@@ -31,23 +29,25 @@ from sweeps.resources import Execution, check_fits
 from sweeps.served import ServeHost, served_key
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
-from w2s.errors import StageFailed
 from w2s.stages.base import Stage
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """How often the broker looks for silent callers, idle gangs and new nodes."""
-POLL_S = 5.0
-"""Longest time a caller waits in one call: each call is a sign of life."""
 CLOSE_TIMEOUT_S = 5.0
 """Time served models have to go away."""
+
+
+def _actor(cls: type, **options: int) -> Any:
+    """A Ray actor class that takes no CPU: what stages need is reserved by gangs and replicas."""
+    return cast(Any, ray).remote(num_cpus=0, **options)(cls)
 
 
 class LightWorker:
     """A process that runs `light` stages one after another."""
 
-    def __init__(self, broker: ActorHandle, execution: Execution) -> None:
+    def __init__(self, broker: Any, execution: Execution) -> None:
         """Args: broker: gets progress. execution: names the store."""
         self._broker = broker
         self._store = ArtifactStore(execution.store)
@@ -60,7 +60,7 @@ class LightWorker:
 
 
 class StageBroker:
-    """The actor; made by `start_broker`, called through `BrokerClient`, workers and the live view."""
+    """The actor; made by `start_broker`, called by workers and through `sweeps.client`."""
 
     def __init__(self, execution: Execution) -> None:
         """Args: execution: store, shapes, limits."""
@@ -74,10 +74,10 @@ class StageBroker:
         self._callers: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._light_free: list[ActorHandle] = []
+        self._light_free: list[Any] = []
         self._light_count = 0
         self._serving: set[str] = set()
-        self._host: ActorHandle | None = None
+        self._host: Any = None
         self._wanted: frozenset[str] = frozenset()
         self._served: tuple[str, ...] = ()
         self._closing = False
@@ -151,16 +151,18 @@ class StageBroker:
         path = await asyncio.to_thread(self._store.local, stage) / file
         return json.loads(path.read_text(encoding="utf-8"))
 
-    async def snapshot(self) -> BrokerSnapshot:
+    async def snapshot(self, caller: str) -> BrokerSnapshot:
         """The state of everything now."""
+        self._seen[caller] = time.monotonic()
         return self._board.snapshot(gangs=len(self._gangs.gangs), served=self._served)
 
-    async def events(self, after: int = 0) -> list[StageEvent]:
+    async def events(self, caller: str, after: int) -> list[StageEvent]:
         """What ended, from the log's entry number `after` on."""
+        self._seen[caller] = time.monotonic()
         return self._board.events[after:]
 
     async def close(self) -> None:
-        """Stop giving out work and take served models down; the caller kills the actor afterwards."""
+        """Stop giving out work and take served models down; the caller then kills the actor."""
         self._closing = True
         self._gangs.stop_all()
         if self._host is not None:
@@ -192,7 +194,7 @@ class StageBroker:
                 self._host.cancel.remote(key)
 
     def _change(self) -> None:
-        """Something happened: wake those who wait, and look for work once in this turn of the loop."""
+        """Something happened: wake those who wait, and look for work once per turn of the loop."""
         if self._bug is not None:
             return
         self._changed.set()
@@ -231,10 +233,10 @@ class StageBroker:
             self._board.start(node.stage.key)
             self._spawn(self._run_light(node, self._light_free.pop()))
 
-    def _new_light_worker(self) -> ActorHandle:
-        return ray.remote(num_cpus=0)(LightWorker).remote(self._handle, self._execution)
+    def _new_light_worker(self) -> Any:
+        return _actor(LightWorker).remote(self._handle, self._execution)
 
-    async def _run_light(self, node: Node, worker: ActorHandle) -> None:
+    async def _run_light(self, node: Node, worker: Any) -> None:
         try:
             outcome = await worker.run.remote(node.stage)
         except RayActorError as error:
@@ -250,7 +252,7 @@ class StageBroker:
     def _schedule_serve(self) -> None:
         planned = list(self._board.planned("serve"))
         running = [self._board.nodes[key] for key in self._serving]
-        # Models whose weights are there start now, while the rest of what their stages need is made.
+        # Models whose weights are there start now, while other inputs of their stages are made.
         models = {
             served_key(model): model
             for node in [*planned, *running]
@@ -258,7 +260,7 @@ class StageBroker:
             if not isinstance(model, Stage) or self._is_there(model)
         }
         if (models or planned) and self._host is None:
-            host = ray.remote(num_cpus=0, max_concurrency=1000)(ServeHost)
+            host = _actor(ServeHost, max_concurrency=1000)
             self._host = host.remote(self._handle, self._execution)
         if self._host is not None and self._wanted != frozenset(models):
             self._wanted = frozenset(models)
@@ -338,77 +340,7 @@ class StageBroker:
             self._give_up(error)
 
 
-class BrokerClient:
-    """A caller's end of the broker: the driver's, or a trial's. One per process or thread that
-    waits.
-
-    Requests live as long as their caller shows signs of life: each call is one, for all of its
-    requests.
-    """
-
-    def __init__(self, broker: ActorHandle) -> None:
-        """Args: broker: handle from `start_broker`; it pickles, a client does not."""
-        self._broker = broker
-        self._caller = f"{ray.get_runtime_context().get_worker_id()}-{id(self)}"
-        self._asked: dict[int, list[Stage | str]] = {}
-
-    def register(self, stages: Sequence[Stage]) -> None:
-        """Make stages known, so that other callers can ask for them by key."""
-        ray.get(self._broker.register.remote(list(stages)))
-
-    def ask(self, stages: Sequence[Stage | str]) -> int:
-        """Ask for stages, or keys of registered ones; returns the number of the request at once."""
-        number = ray.get(self._broker.ask.remote(self._caller, list(stages)))
-        self._asked[number] = list(stages)
-        return number
-
-    def wait(self, number: int) -> None:
-        """Wait until everything that was asked for is in the store.
-
-        Raises:
-            StageFailed: a stage failed; the request is over.
-        """
-        current = number
-        try:
-            while True:
-                try:
-                    if ray.get(self._broker.wait.remote(self._caller, current, POLL_S)):
-                        return
-                except RayTaskError as error:
-                    if isinstance(error.cause, StageFailed):
-                        raise error.cause from None
-                    if not isinstance(error.cause, KeyError):
-                        raise
-                    # The broker took this process for dead while it was only slow: ask again.
-                    current = ray.get(self._broker.ask.remote(self._caller, self._asked[number]))
-        except BaseException:
-            self._broker.release.remote(current)
-            raise
-
-    def request(self, stages: Sequence[Stage | str]) -> None:
-        """Ask for stages and wait for them; see `wait`."""
-        self.wait(self.ask(stages))
-
-    def read_json(self, number: int, file: str) -> dict[str, Any]:
-        """A JSON file of every stage of a finished request, by key."""
-        keys = [stage if isinstance(stage, str) else stage.key for stage in self._asked[number]]
-        found = ray.get([self._broker.read_json.remote(key, file) for key in keys])
-        return dict(zip(keys, found, strict=True))
-
-    def release(self, number: int) -> None:
-        """Give a request up."""
-        ray.get(self._broker.release.remote(number))
-
-    def snapshot(self) -> BrokerSnapshot:
-        """The state of everything now."""
-        return ray.get(self._broker.snapshot.remote())
-
-    def events(self, after: int = 0) -> list[StageEvent]:
-        """What ended, from the log's entry number `after` on."""
-        return ray.get(self._broker.events.remote(after))
-
-
-def start_broker(execution: Execution) -> ActorHandle:
+def start_broker(execution: Execution) -> Any:
     """Start the broker of this driver run on the cluster it is connected to.
 
     Raises:
@@ -417,12 +349,12 @@ def start_broker(execution: Execution) -> ActorHandle:
     """
     check_fits(execution.shape, node_resources())
     ArtifactStore(execution.store).check_writable()
-    broker = ray.remote(num_cpus=0, max_concurrency=10_000)(StageBroker).remote(execution)
+    broker = _actor(StageBroker, max_concurrency=10_000).remote(execution)
     broker.open.remote()
     return broker
 
 
-def stop_broker(broker: ActorHandle, timeout_s: float = CLOSE_TIMEOUT_S + 1.0) -> None:
+def stop_broker(broker: Any, timeout_s: float = CLOSE_TIMEOUT_S + 1.0) -> None:
     """Take served models down and end the broker with all that it started; safe to call twice."""
     with contextlib.suppress(Exception):  # whatever fails here, the actor is killed
         ray.get(broker.close.remote(), timeout=timeout_s)

@@ -1,5 +1,4 @@
-"""The Ray cluster of a driver run: one of its own in this process's name, or one that is already
-there.
+"""The Ray cluster of a driver run: a local one in this process's name, or one that is there.
 
 `connect` returns with Ray ready, `disconnect` leaves nothing behind, `node_resources` says what the
 nodes have in all.
@@ -81,6 +80,16 @@ def disconnect(connection: Connection) -> None:
         shutil.rmtree(connection.temp_dir, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[Connection]:
+    """`connect` and `disconnect` around a block."""
+    connection = connect(address)
+    try:
+        yield connection
+    finally:
+        disconnect(connection)
+
+
 def node_resources() -> list[dict[str, float]]:
     """Total resources of each living node."""
     return [
@@ -104,8 +113,8 @@ def _join(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
         except OSError as error:
             raise UserError(
-                f"no Ray cluster answers at {address!r} ({error}); check that `ray status` works there, or leave "
-                "the address out to start a local cluster"
+                f"no Ray cluster answers at {address!r} ({error}); check `ray status` there, or "
+                "leave the address out to start a local cluster"
             ) from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

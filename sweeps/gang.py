@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import ray
-from ray.actor import ActorHandle
 
 from sweeps.board import Board, Node
 from sweeps.resources import (
@@ -62,7 +61,7 @@ class Order(NamedTuple):
     stage: Stage | None = None
 
 
-def serve_stages(member: Member, broker: ActorHandle, gang: int, execution: Execution) -> None:
+def serve_stages(member: Member, broker: Any, gang: int, execution: Execution) -> None:
     """The loop of one worker: run what the broker orders until it says stop.
 
     Raises:
@@ -77,7 +76,8 @@ def serve_stages(member: Member, broker: ActorHandle, gang: int, execution: Exec
         micro_batch_size=execution.micro_batch_size,
     )
     rank = member.replicas.rank
-    order, outcome = Order("run"), None
+    order: Any = Order("run")
+    outcome = None
     while True:
         order = ray.get(broker.next_order.remote(gang, member.group, rank, order.number, outcome))
         if order.action == "stop":
@@ -92,9 +92,9 @@ def serve_stages(member: Member, broker: ActorHandle, gang: int, execution: Exec
 
 
 class ProgressReport:
-    """Sends progress to the broker without waiting; learns from the last answer whether to go on."""
+    """Sends progress to the broker; learns from its answer to the last whether to go on."""
 
-    def __init__(self, broker: ActorHandle, key: str) -> None:
+    def __init__(self, broker: Any, key: str) -> None:
         """Args: broker: the stage broker. key: of the stage that runs."""
         self._broker = broker
         self._key = key
@@ -172,7 +172,7 @@ class GangPool:
         self,
         board: Board,
         execution: Execution,
-        broker: ActorHandle,
+        broker: Any,
         on_change: Callable[[], None],
         shared_storage: str | None,
     ) -> None:

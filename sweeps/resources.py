@@ -7,7 +7,7 @@ how many groups fit on nodes, `check_fits` refuses a shape that can never fit.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
@@ -88,9 +88,9 @@ def check_fits(shape: GangShape, nodes: Sequence[Resources]) -> None:
     )
     asked = " and ".join(f"{need:g} {name}" for name, need in shape.per_worker.items())
     raise UserError(
-        f"training asks for {shape.num_workers} worker(s) with {asked} each, which this cluster can "
-        f"never give; its {len(nodes)} node(s) have: {found or 'nothing'}; ask for fewer workers or less "
-        "per worker, or join a larger cluster"
+        f"training asks for {shape.num_workers} worker(s) with {asked} each, which this cluster "
+        f"can never give; its {len(nodes)} node(s) have: {found or 'nothing'}; ask for fewer workers "
+        "or less per worker, or join a larger cluster"
     )
 
 
@@ -116,7 +116,7 @@ def left_over(
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Where and how the stages of a driver run are executed; reaches every process that runs one."""
+    """Where and how the stages of a driver run are executed; known to all its processes."""
 
     store: str
     """Folder or URL of the artifact store."""
@@ -130,9 +130,9 @@ class Execution:
     """Examples a forward pass at most; None: the whole update."""
     backend: Backend | None = None
     """What serves models; None: vLLM on the Ray cluster."""
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     """Where and how served models run."""
-    requests: RequestPolicy = RequestPolicy()
+    requests: RequestPolicy = field(default_factory=RequestPolicy)
     """Bounds of the traffic to a served model."""
     max_light_workers: int = 2
     """Processes for short CPU stages."""

@@ -1,5 +1,4 @@
-"""Served models: up when the first stage needs them, shared by all that name the same one, gone
-when nobody does.
+"""Served models: up when the first stage needs them, shared, gone when nobody does.
 
 `ServedModels` keeps them in one event loop: `want` says which models stages to come will need, so
 that they start early; `lease` hands out clients while a stage runs and waits for what is still
@@ -14,9 +13,9 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
-from ray.actor import ActorHandle
 
 from serving.backends.base import Backend
 from serving.client import CompletionClient
@@ -40,8 +39,7 @@ def served_key(model: Stage | BaseModel) -> str:
 
 
 def served_model(model: Stage | BaseModel, store: ArtifactStore) -> ServedModel:
-    """What the serving layer is told about a model: a pretrained rung of the store, or one from
-    outside.
+    """What the serving layer is told about a model of the store, or one from outside.
 
     Raises:
         StoreError: the rung's artifact is missing or damaged.
@@ -88,7 +86,7 @@ class ServedModels:
         return tuple(entry.model.name for entry in self._entries.values())
 
     def want(self, models: Mapping[str, ServedModel]) -> None:
-        """Start these models if they are not up; models that are not among them may go when unused."""
+        """Start these models if they are not up; others may go when unused."""
         self._wanted = frozenset(models)
         for key, model in models.items():
             self._entry(key, model)
@@ -174,7 +172,7 @@ def _consume(task: "asyncio.Task[Endpoint]") -> None:
 class ServeHost:
     """Runs stages of the `serve` lane; an actor of one event loop."""
 
-    def __init__(self, broker: ActorHandle, execution: Execution) -> None:
+    def __init__(self, broker: Any, execution: Execution) -> None:
         """Args: broker: gets progress. execution: store, backend and patience."""
         self._broker = broker
         self._execution = execution

@@ -20,13 +20,14 @@ import shutil
 import socket
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, CalledProcessError, run
+from typing import Any, cast
 
-import fsspec
+import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from sweeps.events import CurvePoint, StageRecord
 from w2s.errors import StoreError
@@ -71,15 +72,16 @@ class ArtifactStore:
         self._cache = cache_root.absolute() / digest
         try:
             # Listings are not cached: another process may have committed a moment ago.
-            self._fs, path = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
+            fs, path = cast(Any, fsspec).url_to_fs(self.root, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise StoreError(
-                f"cannot open the store {root!r}: {error}; give a folder, or install the fsspec package "
-                "of this scheme (s3fs, gcsfs, ...)"
+                f"cannot open the store {root!r}: {error}; give a folder, or install the fsspec "
+                "package of this scheme (s3fs, gcsfs, ...)"
             ) from error
+        self._fs: Any = fs
         self._path = str(path).rstrip("/")
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """Pickle as root and cache; file systems hold connections."""
         return (ArtifactStore, (self.root, str(self._cache.parent)))
 
@@ -153,7 +155,7 @@ class ArtifactStore:
             raise self._damaged(stage, folder, f"unreadable record ({error})") from error
 
     def find(self, key: str) -> StageRecord | None:
-        """The record of whatever artifact has this key (or a unique beginning of it); None: there is none."""
+        """The record of the artifact with this key, or a beginning of it; None: there is none."""
         try:
             kinds = self._fs.ls(self._path, detail=False)
         except FileNotFoundError:
@@ -167,7 +169,7 @@ class ArtifactStore:
         return None
 
     @contextlib.contextmanager
-    def workspace(self, stage: Stage, resume: bool = False) -> Iterator[Path]:
+    def workspace(self, stage: Stage, resume: bool = False) -> Generator[Path]:
         """A local folder for a stage's files, gone afterwards unless committed.
 
         Args:
@@ -201,7 +203,7 @@ class ArtifactStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def clear_scratch(self) -> None:
-        """Remove what processes of this machine left in the scratch folder when they were killed."""
+        """Remove what killed processes of this machine left in the scratch folder."""
         scratch = (Path(self._path) if self.is_local else self._cache) / SCRATCH_FOLDER
         host = re.escape(socket.gethostname())
         for folder in scratch.glob("*"):
@@ -263,7 +265,7 @@ class ArtifactStore:
         finally:
             shutil.rmtree(source, ignore_errors=True)
 
-    def _upload(self, manifest: dict, folder: Path, final: str) -> None:
+    def _upload(self, manifest: dict[str, Any], folder: Path, final: str) -> None:
         self._fs.makedirs(final, exist_ok=True)
         for name in manifest["files"]:
             self._fs.makedirs(f"{final}/{name}".rpartition("/")[0], exist_ok=True)
@@ -384,7 +386,7 @@ def _point_json(point: CurvePoint) -> dict[str, object]:
 
 @lru_cache
 def _package_versions() -> dict[str, str]:
-    versions = {}
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)

@@ -187,12 +187,12 @@ def run_stage(
 async def run_serve_stage(
     stage: Stage, store: ArtifactStore, conditions: Conditions, report: Report = ignore_progress
 ) -> Outcome:
-    """Run a stage of the `serve` lane, whose `run` is a coroutine function; otherwise as `run_stage`."""
+    """Run a stage of the `serve` lane, whose `run` is a coroutine function; see `run_stage`."""
     try:
         if done := _already_there(stage, store):
             return done
         with attempt(stage, store, conditions, report) as current:
-            result = stage.run(current.context)
+            result: Any = stage.run(current.context)
             assert inspect.isawaitable(result), f"{stage.kind}.run must be a coroutine function"
             await result
     except Exception as error:
@@ -201,7 +201,7 @@ async def run_serve_stage(
 
 
 def _already_there(stage: Stage, store: ArtifactStore) -> Outcome | None:
-    """A stage may be in the store by now: another sweep was faster, or its worker died after the commit."""
+    """Another sweep may have been faster, or a worker may have died after its commit."""
     if not store.has(stage):
         return None
     log.info("stage=%s key=%s cached", stage.name, stage.key)

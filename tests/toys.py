@@ -98,8 +98,8 @@ class Descent(Stage):
             loss = (inputs[share] @ weight - targets[share]).square().sum() / self.num_rows
             loss.backward()
             replicas.sum_gradients([weight])
-            with torch.no_grad():
-                weight -= 0.1 * weight.grad  # pyright: ignore[reportOperatorIssue]
+            assert weight.grad is not None
+            weight.data.sub_(0.1 * weight.grad)
             weight.grad = None
             total = replicas.sum(loss.detach().clone())
             context.progress(step + 1, 5, {"loss": float(total)})
