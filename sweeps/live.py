@@ -187,7 +187,7 @@ class LiveView:
             self._last_summary, self._last_summary_at = summary, now
 
     def _print(self, line: str) -> None:
-        # A line is a line: no wrapping at the width that rich assumes for a file, no markup in names.
+        # Neither wrapped at the width that rich assumes for a file, nor read as markup.
         self._console.print(Text(line), soft_wrap=True)
 
     def _summary(self, snapshot: BrokerSnapshot, trials: Sequence[TrialLine]) -> str:

@@ -1,0 +1,292 @@
+"""A `Document` as Markdown, as one self-contained HTML file, and as CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from html import escape
+from importlib import resources
+
+from sweeps.report.document import Document
+from sweeps.report.tables import CSV_COLUMNS, Field, Table
+from sweeps.results import DebateExample
+
+INTERVALS = (
+    "Accuracies are in percent of the test rows, means over seeds. Brackets: 95 % intervals from a paired "
+    "bootstrap over rows (whole groups of them) and seeds. PGR = (student - floor) / (ceiling - floor), where "
+    "the floor is the weak model alone; it is not shown where the interval of ceiling - floor reaches 0. "
+    "Agreement: share of rows on which the student says what its supervisor says, of all rows, of those "
+    "on which the supervisor is right, and of those on which it is wrong."
+)
+DIFFERENCES = (
+    "Both sides are scored on the same rows and seeds. A difference in colour has an interval that "
+    "excludes 0."
+)
+SEARCHES = "Chosen on val alone; test rows play no part in it."
+MARKS = (
+    ("floor", "floor"),
+    ("supervisor", "supervisor"),
+    ("student", "student"),
+    ("ceiling", "ceiling"),
+)
+BAR_WIDTH, BAR_HEIGHT = 150, 14
+
+
+def csv_text(document: Document) -> str:
+    """`results.csv`: a line per cell, over all tasks and by task, and per failed trial."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(document.csv)
+    return file.getvalue()
+
+
+# Markdown.
+
+
+def markdown_text(document: Document, figure_folder: str) -> str:
+    """The report as Markdown; figures are linked as files of `figure_folder`."""
+    return "\n".join(_markdown(document, figure_folder)) + "\n"
+
+
+def _markdown(document: Document, figure_folder: str) -> Iterator[str]:
+    summary = document.results.summary
+    yield f"# {summary.name}\n"
+    if summary.description:
+        yield f"{summary.description}\n"
+    yield from (f"- {fact}" for fact in document.facts)
+    yield ""
+    yield from (f"**{sentence}**\n" for sentence in document.headline)
+    yield f"## Results\n\n{INTERVALS}\n"
+    for table in document.scores:
+        yield from _markdown_table(table)
+    if document.failures:
+        yield from _markdown_table(document.failures)
+    if document.contrasts:
+        yield f"## Differences\n\n{DIFFERENCES}\n"
+        for table in document.contrasts:
+            yield from _markdown_table(table)
+    if document.figures:
+        yield "## Figures\n"
+    for figure in document.figures:
+        yield f"![{figure.title}]({figure_folder}/{figure.name}.svg)\n\n{figure.caption}\n"
+    if document.searches:
+        yield f"## Searches\n\n{SEARCHES}\n"
+        for table in document.searches:
+            yield from _markdown_table(table)
+    if document.results.debates:
+        yield "## Debates\n"
+    for debate in document.results.debates:
+        yield from _markdown_debate(debate)
+    if document.by_task:
+        yield "## Results by task\n"
+        for table in document.by_task:
+            yield from _markdown_table(table)
+    yield "## Data\n"
+    for task in summary.tasks:
+        counts = ", ".join(f"{split} {number:,}" for split, number in task.num_rows.items())
+        yield f"- {task.name}: {counts} rows"
+        yield from (f"  - {note}" for note in task.notes)
+    yield f"\n## How to reproduce\n\n    {summary.command}\n"
+    versions = ", ".join(f"{name} {version}" for name, version in summary.environment.items())
+    yield f"Sweep {summary.sweep_key}, run with {versions}.\n"
+    yield f"```json\n{json.dumps(summary.spec, indent=1)}\n```"
+
+
+def _markdown_table(table: Table) -> Iterator[str]:
+    # A column that only draws has nothing to say in Markdown.
+    drawn = {i for row in table.rows for i, field in enumerate(row) if field.bar}
+    kept = [i for i in range(len(table.columns)) if i not in drawn]
+    yield f"### {table.title}\n"
+    if table.note:
+        yield f"{table.note}\n"
+    yield "| " + " | ".join(table.columns[i] for i in kept) + " |"
+    yield "|" + " --- |" * len(kept)
+    for row in table.rows:
+        yield "| " + " | ".join(row[i].text.replace("|", "\\|") for i in kept) + " |"
+    yield ""
+
+
+def _markdown_debate(debate: DebateExample) -> Iterator[str]:
+    yield f"> **{' '.join(debate.question.split())}** (truth: {debate.truth}; {debate.task})\n>"
+    for turn in debate.turns:
+        yield f"> - {turn.speaker}, for {turn.position}: {' '.join(turn.text.split())}"
+    yield ">"
+    for verdict in debate.verdicts:
+        yield f"> {verdict.supervisor}: {_verdict_words(verdict.probability_of_truth)}  "
+    yield ""
+
+
+def _verdict_words(probability: float) -> str:
+    outcome = "right" if probability > 0.5 else "wrong"
+    return f"{outcome}, {100 * probability:.0f} % on the truth"
+
+
+# HTML.
+
+
+def html_text(document: Document) -> str:
+    """The report as one HTML file that needs nothing else."""
+    return "\n".join(_html(document)) + "\n"
+
+
+def _html(document: Document) -> Iterator[str]:
+    summary = document.results.summary
+    yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f"<title>{escape(summary.name)}: weak-to-strong report</title>"
+    yield f"<style>{_asset('style.css')}</style></head><body><main>"
+    yield f"<h1>{escape(summary.name)}</h1>"
+    if summary.description:
+        yield f"<p>{escape(summary.description)}</p>"
+    yield f'<p class="facts">{"<br>".join(escape(fact) for fact in document.facts)}</p>'
+    yield '<div class="cards">'
+    for card in document.cards:
+        yield (
+            f'<div class="card"><div class="label">{escape(card.label)}</div>'
+            f'<div class="value">{escape(card.value)}</div>'
+            f'<div class="interval">{escape(card.interval)}</div></div>'
+        )
+    yield "</div>"
+    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in document.headline)
+    yield f'<div class="headline">{sentences}</div>'
+
+    yield f'<h2>Results</h2><p class="note">{escape(INTERVALS)}</p>{_legend()}'
+    yield from map(_html_table, document.scores)
+    if document.failures:
+        yield _html_table(document.failures)
+    if document.contrasts:
+        yield f'<h2>Differences</h2><p class="note">{escape(DIFFERENCES)}</p>'
+        yield from map(_html_table, document.contrasts)
+    if document.figures:
+        yield "<h2>Figures</h2>"
+    for figure in document.figures:
+        yield (
+            f"<figure><h3>{escape(figure.title)}</h3>{figure.svg}"
+            f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        )
+    if document.searches:
+        yield f'<h2>Searches</h2><p class="note">{escape(SEARCHES)}</p>'
+        yield from map(_html_table, document.searches)
+    if document.results.debates:
+        yield "<h2>Debates</h2>"
+        yield from map(_html_debate, document.results.debates)
+    if document.by_task:
+        yield "<h2>Results by task</h2>"
+        yield from map(_html_table, document.by_task)
+    yield from _html_back_matter(document)
+    yield f"</main><script>{_asset('sort.js')}</script></body></html>"
+
+
+def _html_back_matter(document: Document) -> Iterator[str]:
+    summary = document.results.summary
+    yield "<h2>Data</h2><ul>"
+    for task in summary.tasks:
+        counts = ", ".join(f"{split} {number:,}" for split, number in task.num_rows.items())
+        notes = "".join(f"<li>{escape(note)}</li>" for note in task.notes)
+        listed = f"<ul>{notes}</ul>" if notes else ""
+        yield f"<li>{escape(task.name)}: {escape(counts)} rows{listed}</li>"
+    yield "</ul><h2>Models</h2>"
+    yield _html_table(
+        Table(
+            "",
+            ("rung", "parameters", "without embeddings"),
+            tuple(
+                (
+                    Field(rung.name),
+                    Field(f"{rung.num_parameters:,}", rung.num_parameters),
+                    Field(f"{rung.num_non_embedding:,}", rung.num_non_embedding),
+                )
+                for rung in summary.ladder
+            ),
+        )
+    )
+    yield f"<h2>How to reproduce</h2><pre>{escape(summary.command)}</pre>"
+    versions = ", ".join(f"{name} {version}" for name, version in summary.environment.items())
+    began = datetime.fromtimestamp(summary.started, UTC)
+    yield (
+        f'<p class="note">Sweep {escape(summary.sweep_key)}, begun {began:%Y-%m-%d %H:%M} UTC, '
+        f"run with {escape(versions)}.</p>"
+    )
+    spec = escape(json.dumps(summary.spec, indent=1))
+    yield f"<details><summary>The resolved sweep</summary><pre>{spec}</pre></details>"
+
+
+def _asset(name: str) -> str:
+    return resources.files("sweeps.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _legend() -> str:
+    marks = "".join(
+        f'<span><i style="background:var(--{colour})"></i>{name}</span>' for name, colour in MARKS
+    )
+    return f'<p class="note legend">{marks}</p>'
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    bars = [value for row in table.rows for field in row for value in field.bar]
+    scale = (min(bars), max(bars)) if bars else (0.0, 1.0)
+    body = "".join(
+        f"<tr>{''.join(_html_field(field, scale) for field in row)}</tr>" for row in table.rows
+    )
+    title = f"<h3>{escape(table.title)}</h3>" if table.title else ""
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'{title}{note}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _html_field(field: Field, scale: tuple[float, float]) -> str:
+    if field.bar:
+        return f"<td>{_bar(field.bar, scale)}</td>"
+    classes = [field.tone] if field.tone else []
+    if len(field.text) > 60:
+        classes.append("long")
+    styled = f' class="{" ".join(classes)}"' if classes else ""
+    finite = field.sort is not None and abs(field.sort) != float("inf")
+    number = f"{field.sort:.12g}" if finite else "-1e9"
+    sortable = "" if field.sort is None else f' data-sort="{number}"'
+    return f"<td{styled}{sortable}>{escape(field.text)}</td>"
+
+
+def _bar(values: tuple[float, ...], scale: tuple[float, float]) -> str:
+    """Floor, supervisor, student and ceiling as marks on the table's scale."""
+    low, high = scale
+    span = (high - low) or 1.0
+    places = [6 + (BAR_WIDTH - 12) * (value - low) / span for value in values]
+    middle = BAR_HEIGHT / 2
+    marks = "".join(
+        f'<circle cx="{x:.1f}" cy="{middle}" r="4" fill="var(--{colour})"/>'
+        for x, (_, colour) in zip(places, MARKS, strict=True)
+    )
+    words = ", ".join(
+        f"{name} {100 * value:.1f}" for value, (name, _) in zip(values, MARKS, strict=True)
+    )
+    return (
+        f'<svg width="{BAR_WIDTH}" height="{BAR_HEIGHT}" role="img" aria-label="{words}">'
+        f'<line x1="6" x2="{BAR_WIDTH - 6}" y1="{middle}" y2="{middle}" stroke="#e3e6ea"/>'
+        f"{marks}</svg>"
+    )
+
+
+def _html_debate(debate: DebateExample) -> str:
+    turns = "".join(
+        f'<div class="turn"><div class="who">{escape(turn.speaker)}, for {escape(turn.position)}'
+        f'</div><div class="said">{escape(turn.text)}</div></div>'
+        for turn in debate.turns
+    )
+    verdicts = "".join(
+        f"<span>{escape(verdict.supervisor)}: "
+        f'<b class="{"good" if verdict.probability_of_truth > 0.5 else "bad"}">'
+        f"{_verdict_words(verdict.probability_of_truth)}</b></span>"
+        for verdict in debate.verdicts
+    )
+    return (
+        f'<div class="debate"><div class="question">{escape(debate.question)}</div>'
+        f'<p class="note">Truth: {escape(debate.truth)}. {escape(debate.task)}, row '
+        f"{escape(debate.row_id)}.</p>{turns}"
+        f'<div class="verdicts">{verdicts}</div></div>'
+    )

@@ -1,0 +1,294 @@
+"""The tables of the report as plain values, which Markdown, HTML and CSV render alike.
+
+`scores_tables` are the main ones, one per block; `contrasts_tables` hold the paired
+differences, `search_tables` the points of each search, `failures_table` what went wrong.
+`csv_rows` is the main table with every number.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sweeps.report.load import Board
+from sweeps.report.scoring import CellScores, Contrast
+from sweeps.results import TrialResult
+from w2s.statistics import Estimate
+
+GAP_TOO_SMALL = "gap too small"
+MAX_SEARCH_ROWS = 10
+"""Points of one search that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a table."""
+
+    text: str
+    """As people read it."""
+    sort: float | None = None
+    """Number to sort by; None sorts by the text."""
+    tone: str = ""
+    """Style of the field: `good`, `bad`, `faint`, `bar` or none."""
+    bar: tuple[float, ...] = ()
+    """Floor, supervisor, student and ceiling, to be drawn on one scale where that can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its heading."""
+
+    title: str
+    """Heading."""
+    columns: tuple[str, ...]
+    """Column names."""
+    rows: tuple[tuple[Field, ...], ...]
+    """Fields, as many in each row as there are columns."""
+    note: str = ""
+    """What a reader must know, below the heading."""
+
+
+def scores_tables(scores: Sequence[CellScores], board: Board) -> list[Table]:
+    """The main tables: floor, supervisor, student, ceiling and PGR, one table per block."""
+    blocks = list(dict.fromkeys([*board.results.summary.blocks, *(s.cell.block for s in scores)]))
+    tables = []
+    for block in blocks:
+        mine = [scored for scored in scores if scored.cell.block == block]
+        failed = [trial for trial in board.failures if trial.block == block]
+        if mine or failed:
+            tables.append(_scores_table(block, mine, failed, board))
+    return tables
+
+
+SCORE_COLUMNS = (
+    "task",
+    "weak > strong",
+    "method",
+    "loss",
+    "floor",
+    "supervisor",
+    "student",
+    "ceiling",
+    "",
+    "PGR",
+    "agreement",
+    "where right",
+    "where wrong",
+    "rows x seeds",
+)
+
+
+def _scores_table(
+    block: str, scores: Sequence[CellScores], failed: Sequence[TrialResult], board: Board
+) -> Table:
+    several = len(board.results.summary.tasks) > 1
+    columns = SCORE_COLUMNS if several else SCORE_COLUMNS[1:]
+    rows = []
+    for scored in scores:
+        cell, compared = scored.cell, scored.compared
+        fields = (
+            Field(task_words(scored, board)),
+            Field(f"{cell.weak} > {cell.strong}"),
+            Field(cell.method),
+            Field(cell.loss + (f" (best of {cell.num_searched})" if cell.num_searched else "")),
+            percent(compared.floor),
+            percent(scored.supervisor) if cell.assisted else Field("= floor", tone="faint"),
+            percent(compared.student),
+            percent(compared.ceiling),
+            Field(
+                "",
+                tone="bar",
+                bar=(
+                    compared.floor.point,
+                    scored.supervisor.point,
+                    compared.student.point,
+                    compared.ceiling.point,
+                ),
+            ),
+            pgr_field(compared.pgr),
+            _share(scored.agreement),
+            _share(scored.agreement_right),
+            _share(scored.agreement_wrong),
+            Field(f"{compared.num_rows:,} x {compared.num_seeds}", compared.num_rows),
+        )
+        rows.append(fields if several else fields[1:])
+    for trial in failed:
+        fields = (
+            Field(trial.task),
+            Field(f"{trial.weak} > {trial.strong}"),
+            Field(trial.method),
+            Field(trial.loss),
+            Field("failed", tone="bad"),
+            *[Field("")] * (len(SCORE_COLUMNS) - 5),
+        )
+        rows.append(fields if several else fields[1:])
+    return Table(block, columns, tuple(rows))
+
+
+def task_words(scored: CellScores, board: Board) -> str:
+    """Tasks of a cell in a word or two."""
+    tasks = [trial.task for trial in scored.cell.trials]
+    if len(tasks) == 1:
+        return tasks[0]
+    total = len(board.results.summary.tasks)
+    return f"all {total}" if len(tasks) == total else f"{len(tasks)} of {total}"
+
+
+def percent(estimate: Estimate) -> Field:
+    """An accuracy in percent with its interval."""
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return Field(f"{100 * estimate.point:.1f} [{low:.1f}, {high:.1f}]", estimate.point)
+
+
+def pgr_field(pgr: Estimate | None) -> Field:
+    """A PGR with its interval, or why there is none."""
+    if pgr is None:
+        return Field(GAP_TOO_SMALL, -math.inf, "faint")
+    return Field(f"{pgr.point:.2f} [{pgr.low:.2f}, {pgr.high:.2f}]", pgr.point)
+
+
+def _share(value: float) -> Field:
+    return Field("-", -1.0, "faint") if math.isnan(value) else Field(f"{100 * value:.1f}", value)
+
+
+def contrasts_tables(contrasts: Sequence[Contrast]) -> list[Table]:
+    """Paired differences, a table per question."""
+    tables = []
+    for topic in dict.fromkeys(contrast.topic for contrast in contrasts):
+        rows = []
+        for contrast in contrasts:
+            if contrast.topic != topic:
+                continue
+            estimate = contrast.estimate
+            tone = "" if not estimate.excludes_zero else "good" if estimate.point > 0 else "bad"
+            rows.append(
+                (
+                    Field(contrast.where),
+                    Field(f"{contrast.first} - {contrast.second}"),
+                    Field(points(estimate), estimate.point, tone),
+                    Field(f"{contrast.num_rows:,} x {contrast.num_seeds}", contrast.num_rows),
+                )
+            )
+        columns = ("weak > strong", "difference", "points of test accuracy", "rows x seeds")
+        tables.append(Table(topic, columns, tuple(rows)))
+    return tables
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of accuracies in points with its interval."""
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{100 * estimate.point:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def search_tables(board: Board) -> list[Table]:
+    """The best points of each search by their score on `val`."""
+    tables = []
+    for trials in board.searches():
+        first = trials[0]
+        paths = list(dict.fromkeys(path for trial in trials for path in trial.hyperparameters))
+        rows = tuple(
+            (
+                *(_hyperparameter(trial, path) for path in paths),
+                Field("-", -1.0, "faint")
+                if trial.objective is None
+                else Field(f"{trial.objective:.4f}", trial.objective),
+                Field(str(len(trial.seeds)), len(trial.seeds)),
+                Field(trial.status, tone="bad" if trial.status == "failed" else ""),
+            )
+            for trial in trials[:MAX_SEARCH_ROWS]
+        )
+        objective = f"{board.results.summary.objective} on val"
+        shown = f"best {len(rows)} of {len(trials)} points" if len(trials) > len(rows) else ""
+        tables.append(
+            Table(
+                f"{first.task}: {first.weak} > {first.strong}, {first.method}, {first.loss}",
+                (*paths, objective, "seeds", "ended"),
+                rows,
+                shown,
+            )
+        )
+    return tables
+
+
+def _hyperparameter(trial: TrialResult, path: str) -> Field:
+    value = trial.hyperparameters.get(path)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Field("" if value is None else str(value))
+    return Field(f"{value:.4g}", float(value))
+
+
+def failures_table(board: Board) -> Table | None:
+    """Failed trials with their causes; None if there are none."""
+    rows = tuple(
+        (Field(trial.block), Field(trial.task), Field(trial.name), Field(trial.cause, tone="bad"))
+        for trial in board.failures
+    )
+    if not rows:
+        return None
+    return Table("Failed trials", ("block", "task", "trial", "cause"), rows)
+
+
+CSV_COLUMNS = (
+    *("block", "task", "weak", "strong", "method", "loss", "status", "num_searched"),
+    *("num_rows", "num_seeds"),
+    *(
+        f"{name}{end}"
+        for name in ("floor", "supervisor", "student", "ceiling", "gain", "gap", "pgr")
+        for end in ("", "_low", "_high")
+    ),
+    *("agreement", "agreement_where_right", "agreement_where_wrong"),
+    *("hyperparameters", "objective", "cause"),
+)
+
+
+def csv_rows(scores: Sequence[CellScores], board: Board) -> Iterator[dict[str, object]]:
+    """Every cell, over all tasks and by task, and every failed trial, with every number."""
+    for scored in scores:
+        cell, compared = scored.cell, scored.compared
+        row: dict[str, object] = {
+            "block": cell.block,
+            "task": task_words(scored, board),
+            "weak": cell.weak,
+            "strong": cell.strong,
+            "method": cell.method,
+            "loss": cell.loss,
+            "status": "done",
+            "num_searched": cell.num_searched,
+            "num_rows": compared.num_rows,
+            "num_seeds": compared.num_seeds,
+            "agreement": scored.agreement,
+            "agreement_where_right": scored.agreement_right,
+            "agreement_where_wrong": scored.agreement_wrong,
+        }
+        for name, estimate in (
+            ("floor", compared.floor),
+            ("supervisor", scored.supervisor),
+            ("student", compared.student),
+            ("ceiling", compared.ceiling),
+            ("gain", compared.gain),
+            ("gap", compared.gap),
+            ("pgr", compared.pgr),
+        ):
+            if estimate is not None:
+                row |= {
+                    name: estimate.point,
+                    f"{name}_low": estimate.low,
+                    f"{name}_high": estimate.high,
+                }
+        if len(cell.trials) == 1:
+            trial = cell.trials[0]
+            values = trial.hyperparameters.items()
+            row["hyperparameters"] = "; ".join(f"{path}={value}" for path, value in values)
+            row["objective"] = trial.objective
+        yield row
+    for trial in board.failures:
+        yield {
+            "block": trial.block,
+            "task": trial.task,
+            "weak": trial.weak,
+            "strong": trial.strong,
+            "method": trial.method,
+            "loss": trial.loss,
+            "status": trial.status,
+            "num_seeds": len(trial.seeds),
+            "cause": trial.cause,
+        }
