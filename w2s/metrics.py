@@ -30,8 +30,10 @@ def balanced_accuracy(probabilities_NC: Floats, labels_N: Integers) -> float:
 
 
 def auroc(scores_N: Floats, labels_N: Integers) -> float:
-    """Chance that a row of class 1 scores above one of class 0, ties counting one half; NaN if a
-    class is missing."""
+    """Chance that a row of class 1 scores above one of class 0, ties counting one half.
+
+    NaN if a class is missing.
+    """
     positive_N = np.asarray(labels_N) == 1
     num_positive = int(positive_N.sum())
     num_negative = len(positive_N) - num_positive
@@ -46,10 +48,9 @@ def auroc(scores_N: Floats, labels_N: Integers) -> float:
 def expected_calibration_error(
     probabilities_NC: Floats, labels_N: Integers, num_bins: int = 10
 ) -> float:
-    """Mean over rows of |confidence - accuracy| of their bin; bins of equal width over the top class's probability.
+    """Mean over rows of |confidence - accuracy| of their bin (Guo et al. 2017, equation 3).
 
-    A confidence on an edge belongs to the bin below it (Guo et al. 2017, arXiv:1706.04599, equation
-    3).
+    Bins are of equal width over the top class's probability; an edge belongs to the bin below it.
     """
     confidence_N = np.max(probabilities_NC, axis=1)
     right_N = correctness(probabilities_NC, labels_N)
@@ -65,8 +66,7 @@ def brier(probabilities_NC: Floats, labels_N: Integers) -> float:
 
 
 def log_loss(logprobs_NC: Floats, labels_N: Integers) -> float:
-    """Mean over rows of -log P(label), in nats; from log-probabilities, so that nothing is
-    clipped."""
+    """Mean over rows of -log P(label), in nats."""
     return _mean(-np.asarray(logprobs_NC)[np.arange(len(labels_N)), labels_N])
 
 
@@ -92,8 +92,7 @@ def performance_gap_recovered(
 
 
 class Agreement(NamedTuple):
-    """Shares of rows on which student and supervisor predict the same class; NaN where there are no
-    such rows."""
+    """Shares of rows on which student and supervisor predict the same class; NaN without rows."""
 
     overall: float
     """Of all rows."""
@@ -104,8 +103,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(student_NC: Floats, supervisor_NC: Floats, labels_N: Integers) -> Agreement:
-    """Agreement of student and weak supervisor (Burns et al. 2023, section 5.1.3), from
-    (log-)probabilities."""
+    """Agreement of student and weak supervisor, from probabilities or log-probabilities.
+
+    Burns et al. 2023, sections 5.1.2 and 5.1.3.
+    """
     same_N = correctness(student_NC, np.argmax(supervisor_NC, axis=1))
     right_N = correctness(supervisor_NC, labels_N) == 1
     return Agreement(_mean(same_N), _mean(same_N[right_N]), _mean(same_N[~right_N]))

@@ -60,8 +60,7 @@ class Comparison:
 
     @property
     def gap_too_small(self) -> bool:
-        """Whether the interval of the gap reaches down to 0: its sign, so the ratio, is not
-        known."""
+        """Whether the interval of the gap reaches down to 0: the ratio then says nothing."""
         return self.pgr is None
 
 
@@ -93,7 +92,7 @@ class _Resamples:
 
     def seeds(self, num_seeds: int) -> Floats:
         """Weights of seeds [R, S], rows sum to 1."""
-        return self._draw(num_seeds) / num_seeds
+        return self._draw(num_seeds) / np.float32(num_seeds)
 
     def means(self, scores_SN: Floats, seeds_RS: Floats) -> Floats:
         """Mean score of each resample [R]."""
@@ -106,11 +105,10 @@ class _Resamples:
         num_groups = int(self._group_N.max()) + 1
         return np.stack(
             [np.bincount(self._group_N, weights=row, minlength=num_groups) for row in values_SN]
-        )
+        ).astype(np.float64)
 
     def _draw(self, count: int) -> Floats:
-        """How often each of `count` things is drawn in `count` draws with replacement: [R,
-        count]."""
+        """How often each of `count` things comes up in `count` draws: [R, count]."""
         drawn_RG = np.empty((self._num_resamples, count), dtype=np.float32)
         for start in range(0, self._num_resamples, DRAW_BLOCK):
             block = drawn_RG[start : start + DRAW_BLOCK]
@@ -213,10 +211,11 @@ def mean(
 
 
 def _checked(*arrays: Floats) -> list[Floats]:
-    checked = [np.atleast_2d(np.asarray(array, dtype=np.float64)) for array in arrays]
+    checked: list[Floats] = [np.atleast_2d(np.asarray(array, dtype=np.float64)) for array in arrays]
     if any(array.ndim != 2 or array.size == 0 for array in checked):
         raise ValueError(
-            f"scores are [seeds, rows] with at least one of each; found {[a.shape for a in checked]}"
+            "scores are [seeds, rows] with at least one of each; "
+            f"found {[array.shape for array in checked]}"
         )
     if len({array.shape[1] for array in checked}) > 1:
         raise ValueError(
@@ -234,8 +233,10 @@ def _estimate(point: float, values_R: Floats) -> Estimate:
 
 
 def _ratio(gain: float, gap: float, gain_R: Floats, gap_R: Floats) -> Estimate:
-    """PGR; a resample without a gap counts as infinite. The gap's interval excludes 0, so these are
-    too few to be an end."""
+    """PGR; a resample without a gap counts as infinite.
+
+    The interval of the gap excludes 0, so such resamples are too few to be an end of this one.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_R = np.where(gap_R > 0, gain_R / gap_R, np.copysign(np.inf, gain_R))
     return _estimate(gain / gap, ratio_R)

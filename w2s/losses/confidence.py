@@ -40,8 +40,7 @@ def confidence_weight(progress: float, max_weight: float, warmup_fraction: float
 
 
 def class_counts(weak_NC: Tensor) -> Tensor:
-    """Rows to harden to each class [C]: N times the mean weak label, rounded so that they add up to
-    N."""
+    """Rows to harden to each class [C]: N times the mean weak label, rounded to add up to N."""
     num_rows = len(weak_NC)
     # The small number keeps what should be whole (.1 + .2 + .7) from being rounded down.
     expected_C = weak_NC.double().mean(0) * num_rows + 1e-4

@@ -162,20 +162,25 @@ def load_backbone(
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise UserError(
-            f"the weights in {str(location)!r} do not fit its config: {len(missing)} are missing, e.g. {missing[0]}"
+            f"the weights in {str(location)!r} do not fit its config: "
+            f"{len(missing)} are missing, e.g. {missing[0]}"
         )
-    return prepare_backbone(backbone).to(device)
+    backbone = prepare_backbone(backbone)
+    # The type stub of the model's own `to` is wrong.
+    nn.Module.to(backbone, device)
+    return backbone
 
 
 def prepare_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
-    """Ready a bare transformers model for a classifier, in place; the function it computes stays the same.
+    """Ready a bare transformers model for a classifier, in place; what it computes stays the same.
 
     No key-value cache, no pooler (the head reads a token), and GPT-2's tanh GELU as one kernel in
     place of eight. Evaluation mode also in training: dropout is off.
     """
     backbone.config.use_cache = False
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
-        backbone.pooler = None
+        delattr(backbone, "pooler")
+        backbone.register_module("pooler", None)
     for module in list(backbone.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation | FastGELUActivation):

@@ -9,7 +9,6 @@ twentieth.
 B rows, T tokens, D channels in, E channels out.
 """
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

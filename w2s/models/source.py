@@ -76,14 +76,15 @@ def resolve(source: PretrainedModel) -> PretrainedModel:
     if folder.is_dir():
         if source.revision is not None:
             raise UserError(
-                f"model {source.path!r} is a local folder; `revision` ({source.revision!r}) is for hub ids"
+                f"model {source.path!r} is a local folder; `revision` is for hub ids, "
+                f"found {source.revision!r}"
             )
         return source.model_copy(update={"path": str(folder), "fingerprint": fingerprint(folder)})
     if folder.exists() or not HUB_ID.fullmatch(source.path):
         found = "a file" if folder.exists() else "nothing there"
         raise UserError(
-            f"model {source.path!r}: found {found}; give a folder with config.json, *.safetensors and a tokenizer, "
-            "or a hub id such as EleutherAI/pythia-70m"
+            f"model {source.path!r}: found {found}; give a folder with config.json, *.safetensors "
+            "and a tokenizer, or a hub id such as EleutherAI/pythia-70m"
         )
     return _resolve_hub(source)
 
@@ -120,7 +121,8 @@ def num_parameters(location: str, revision: str | None = None) -> ParameterCount
         raise UserError(f"cannot read the shape of model {location!r}: {error}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"model {location!r} is an encoder-decoder ({config.model_type}); the ladder takes decoders and encoders"
+            f"model {location!r} is an encoder-decoder ({config.model_type}); "
+            "the ladder takes decoders and encoders"
         )
     if isinstance(getattr(backbone, "pooler", None), torch.nn.Module):
         backbone.pooler = None
@@ -165,8 +167,9 @@ def _resolve_hub(source: PretrainedModel) -> PretrainedModel:
             )
         except LocalEntryNotFoundError:
             raise UserError(
-                f"{where}: no such local folder, not in the local hub cache, and the hub does not answer "
-                f"({type(unreachable).__name__}); give a folder with config.json, *.safetensors and a tokenizer"
+                f"{where}: no such local folder, not in the local hub cache, and the hub does not "
+                f"answer ({type(unreachable).__name__}); give a folder with config.json, "
+                "*.safetensors and a tokenizer"
             ) from unreachable
         # A snapshot's folder is named by its commit.
         return source.model_copy(
@@ -197,14 +200,15 @@ def _check_files(where: str, names: list[str]) -> None:
     if not any(name.endswith(".safetensors") for name in names):
         pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
         advice = (
-            f"; {pickled[0]} is pickled and is not loaded: save the model again with save_pretrained"
+            f"; {pickled[0]} is pickled and is not loaded: save it again with save_pretrained"
             if pickled
             else ""
         )
         raise UserError(f"{where} has no safetensors weights; found {listed}; {needed}{advice}")
     if not any(name in names for name in TOKENIZER_FILES):
         raise UserError(
-            f"{where} has no tokenizer (any of {', '.join(TOKENIZER_FILES)}); found {listed}; {needed}"
+            f"{where} has no tokenizer (any of {', '.join(TOKENIZER_FILES)}); "
+            f"found {listed}; {needed}"
         )
 
 

@@ -78,7 +78,8 @@ def finetune(
     """
     if len(rows) == 0 or len(targets_NC) != len(rows):
         raise ValueError(
-            f"need one target per row and at least one row; found {len(rows)} rows, {len(targets_NC)} targets"
+            f"need one target per row and at least one row; "
+            f"found {len(rows)} rows and {len(targets_NC)} targets"
         )
     if config.batch_size < replicas.size:
         raise ValueError(
@@ -95,7 +96,7 @@ def finetune(
     updates = plan_updates(
         rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
-    curve = _Curve(len(updates), replicas, on_progress)
+    curve = _Curve(len(updates), replicas, device, on_progress)
 
     for step, update in enumerate(updates):
         factor = config.learning_rate_factor(step, len(updates))
@@ -172,8 +173,7 @@ def predict(
 
 
 def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with three groups: matrices of the backbone, its norms, biases and embeddings (no
-    decay), the head."""
+    """AdamW with three groups: the backbone's matrices, all else of it (no decay), the head."""
     undecayed = {
         id(parameter)
         for module in classifier.backbone.modules()
@@ -199,14 +199,16 @@ def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.
 
 
 class _Curve:
-    """Adds up losses and metrics as tensors, and reads them once a point: reading waits for the
-    device."""
+    """Adds up losses and metrics, and reads tensors once a point: reading waits for the device."""
 
-    def __init__(self, num_steps: int, replicas: Replicas, on_progress: ProgressReport) -> None:
+    def __init__(
+        self, num_steps: int, replicas: Replicas, device: str, on_progress: ProgressReport
+    ) -> None:
         self.points: list[dict[str, float]] = []
         self._num_steps = num_steps
         self._interval = math.ceil(num_steps / CURVE_POINTS)
         self._replicas = replicas
+        self._device = device
         self._on_progress = on_progress
         self._sums: dict[str, Tensor | float] = {}
         self._steps = 0
@@ -222,14 +224,14 @@ class _Curve:
         if step % self._interval and step != self._num_steps:
             return
         values = torch.stack(
-            [torch.as_tensor(value, dtype=torch.float32) for value in self._sums.values()]
+            [torch.as_tensor(value, device=self._device).float() for value in self._sums.values()]
         )
         means = (self._replicas.sum(values) / self._steps).tolist()
         point = dict(zip(self._sums, means, strict=True))
         if not math.isfinite(point["loss"]):
             raise FloatingPointError(
-                f"the loss is {point['loss']} by step {step} of {self._num_steps} at a learning rate of "
-                f"{learning_rate:.3g}; lower `learning_rate` or set `max_grad_norm`"
+                f"the loss is {point['loss']} by step {step} of {self._num_steps} at a learning "
+                f"rate of {learning_rate:.3g}; lower `learning_rate` or set `max_grad_norm`"
             )
         self._on_progress(step, self._num_steps, {**point, "learning_rate": learning_rate})
         self.points.append({"step": float(step), "learning_rate": learning_rate, **point})
