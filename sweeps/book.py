@@ -7,15 +7,13 @@ the live view and `TrialResult`s to the results.
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from sweeps.live import TrialLine, TrialStatus
 from sweeps.plan import Planner, Point
-from sweeps.results import SeedKeys, TrialResult
+from sweeps.results import ROLES, SeedKeys, TrialResult
 from sweeps.trial import OBJECTIVE
 from w2s.experiment import Roles
-
-Status = Literal["waiting", "running", "done", "failed", "stopped"]
-
 
 @dataclass(slots=True)
 class Entry:
@@ -25,7 +23,7 @@ class Entry:
     """The point."""
     roles: dict[int, Roles]
     """Its evaluations by seed."""
-    status: Status = "waiting"
+    status: TrialStatus = "waiting"
     """How it stands; `stopped` by a scheduler."""
     num_seeds: int = 0
     """Seeds done."""
@@ -67,7 +65,6 @@ class TrialBook:
             "seeds": [
                 {
                     "seed": seed,
-                    "student": roles.student.key,
                     "members": [member.key for member in roles.members],
                     "roles": {
                         "floor": roles.floor.key,
@@ -110,6 +107,23 @@ class TrialBook:
                 entry.status, entry.cause = "failed", cause
             elif entry.status != "failed":
                 entry.status = "done" if entry.num_seeds == len(entry.roles) else "stopped"
+
+    def lines(self) -> list[TrialLine]:
+        """Every point as the live view shows it, in the order in which they were handed out."""
+        with self._lock:
+            return [self._line(entry) for entry in self.entries.values()]
+
+    def _line(self, entry: Entry) -> TrialLine:
+        scores = {role: entry.report.get(role) for role in ROLES}
+        return TrialLine(
+            name=self.name(entry),
+            status=entry.status,
+            seeds_done=entry.num_seeds,
+            num_seeds=len(entry.roles),
+            objective=entry.report.get(OBJECTIVE),
+            cause=entry.cause,
+            **scores,
+        )
 
     def results(self) -> tuple[TrialResult, ...]:
         """Every point as the report takes it, in the order of the sweep file."""

@@ -45,7 +45,9 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         "floor": [each["test"]["accuracy"] for each in evaluations["floor"]],
         "supervisor": [each["test"]["accuracy"] for each in evaluations["supervisor"]],
         "ceiling": [each["test"]["accuracy"] for each in evaluations["ceiling"]],
-        "weak_label_accuracy": [each["strong_train"]["accuracy"] for each in evaluations["supervisor"]],
+        "weak_label_accuracy": [
+            each["strong_train"]["accuracy"] for each in evaluations["supervisor"]
+        ],
     }
     for name, source in (
         ("test_auroc", "auroc"),
@@ -58,7 +60,10 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         if all(value is not None for value in values):
             by_seed[name] = values
     metrics = {name: float(np.mean(values)) for name, values in by_seed.items()}
-    rows = {role: [_test(store, getattr(roles, role)) for roles in finished] for role in ("floor", "student", "ceiling")}
+    rows = {
+        role: [_test(store, getattr(roles, role)) for roles in finished]
+        for role in ("floor", "student", "ceiling")
+    }
     compared = statistics.compare(
         *(np.stack([frame["correct"].to_numpy(float) for frame in rows[role]]) for role in rows),
         seed=BOOTSTRAP_SEED,
@@ -68,8 +73,14 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
     if compared.pgr is None:
         notes["pgr"] = "gap too small"
     else:
-        metrics |= {"pgr": compared.pgr.point, "pgr_low": compared.pgr.low, "pgr_high": compared.pgr.high}
-    records = [store.record(role) for roles in finished for role in (roles.student, roles.supervisor)]
+        metrics |= {
+            "pgr": compared.pgr.point,
+            "pgr_low": compared.pgr.low,
+            "pgr_high": compared.pgr.high,
+        }
+    records = [
+        store.record(role) for roles in finished for role in (roles.student, roles.supervisor)
+    ]
     return TrialScores(
         metrics=metrics,
         by_seed=by_seed,

@@ -55,6 +55,10 @@ class SweepSearcher(Searcher):
             if cell.num_trials:
                 self._open_study(cell)
 
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        """Tune pickles a searcher to resume it; this one resumes from its journals, so nothing of it is kept."""
+        return Searcher, ()
+
     def _open_study(self, cell: Cell) -> None:
         study = open_study(self._planner, cell, self._studies_dir)
         missing = cell.num_trials
@@ -64,6 +68,10 @@ class SweepSearcher(Searcher):
                 missing -= 1
         if missing:
             self._open.append((cell, study, missing))
+
+    def certain_points(self) -> list[Point]:
+        """The points that no study has to suggest: the grid's, and those that are replayed."""
+        return list(self._fixed)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The config of the next point; grid and replayed points first, then the cells in turn."""

@@ -5,47 +5,52 @@ A trial holds keys, not stages: it loads neither torch nor any part of the scien
 
 from typing import Any
 
-import ray
 from ray import tune
+from ray.actor import ActorHandle
+
+from sweeps.client import BrokerClient
+from w2s.errors import StageFailed
 
 OBJECTIVE = "objective"
 """Name of the number that Tune and Optuna maximise."""
 
 
-def run_trial(config: dict[str, Any], broker: Any) -> None:
+EVALUATION_FILE = "evaluation.json"
+"""What an evaluate stage leaves (`w2s.stages.evaluate`, which a trial does not import)."""
+
+
+def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
     """One point, seed by seed.
 
     Args:
-        config: `seeds` (list of {seed, student, roles: keys of evaluate stages}), `objective` (metric on `val`),
+        config: `seeds` (list of {seed, roles: evaluate keys by role, members: more of them}), `objective` (metric on `val`),
             `one_by_one` (a seed is asked for only when the one before it is done, so that a scheduler saves its cost).
         broker: handle of the stage broker.
     """
+    client = BrokerClient(broker)
     seeds = config["seeds"]
-    asked = {} if config["one_by_one"] else {item["seed"]: _ask(broker, item) for item in seeds}
+    asked = {} if config["one_by_one"] else {item["seed"]: client.ask(_keys(item)) for item in seeds}
     scores: list[float] = []
     for item in seeds:
-        answer = asked.get(item["seed"])
+        number = asked[item["seed"]] if asked else client.ask(_keys(item))
         try:
-            evaluations = ray.get(answer if answer is not None else _ask(broker, item))
-        except ray.exceptions.RayTaskError as error:
+            client.wait(number)
+        except StageFailed as error:
             # Reported, not raised: Tune would print a traceback, and the trial did its work.
-            tune.report({"failed": str(error.cause), "num_seeds": len(scores), "complete": False})
+            tune.report({"failed": str(error), "num_seeds": len(scores), "complete": False})
             return
-        student = evaluations[item["student"]]
-        scores.append(student["val"][config["objective"]])
+        evaluations = client.read_json(number, EVALUATION_FILE)
+        scores.append(evaluations[item["roles"]["student"]]["val"][config["objective"]])
         tune.report(
             {
                 OBJECTIVE: sum(scores) / len(scores),
                 "seed": item["seed"],
                 "num_seeds": len(scores),
                 "complete": len(scores) == len(seeds),
-                **{
-                    f"{role}_test": evaluations[key]["test"]["accuracy"]
-                    for role, key in item["roles"].items()
-                },
+                **{role: evaluations[key]["test"]["accuracy"] for role, key in item["roles"].items()},
             }
         )
 
 
-def _ask(broker: Any, item: dict[str, Any]) -> Any:
-    return broker.evaluations.remote([*item["roles"].values(), *item["members"]])
+def _keys(item: dict[str, Any]) -> list[str]:
+    return [*item["roles"].values(), *item["members"]]

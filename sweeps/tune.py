@@ -31,19 +31,22 @@ def run_trials(sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: A
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Signals are the command's business: it ends Tune, gangs and served models together.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # A byte of memory: Tune refuses a trial that asks for nothing.
     from ray import tune
 
     from sweeps.trial import run_trial
 
     with tempfile.TemporaryDirectory(prefix="w2s-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, broker=broker), {"cpu": 0}),
+            tune.with_resources(tune.with_parameters(run_trial, broker=broker), {"cpu": 0, "memory": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
                 num_samples=-1,
                 max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
+                trial_name_creator=lambda trial: trial.config["trial"],
+                trial_dirname_creator=lambda trial: trial.config["trial"],
             ),
             run_config=tune.RunConfig(
                 name="trials", storage_path=folder, verbose=0, callbacks=[_follower(book)], log_to_file=False
@@ -80,5 +83,9 @@ def _follower(book: TrialBook) -> Any:
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             log.error("trial %s failed: %s", trial.config["name"], trial.error_file)
             book.end(trial.config["trial"], cause="the trial process failed; see the Ray logs")
+
+        def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+            # Tune pickles its callbacks to resume them; a resumed sweep has a new book.
+            return Callback, ()
 
     return Follow()

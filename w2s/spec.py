@@ -94,6 +94,8 @@ def parse(base: type[T], value: Any) -> T:
             f"available: {', '.join(available(base))}"
         )
     found = lookup(base, value["kind"])
+    if ":" in value["kind"]:
+        value = {name: item for name, item in value.items() if name != "kind"}
     try:
         return found.model_validate(value)
     except ValidationError as error:

@@ -1,11 +1,19 @@
 """`w2s report`: tables, figures and debates of a sweep, from MLflow alone."""
 
 import argparse
+from pathlib import Path
 
 from sweeps import report
+from sweeps.tracking import log_report
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build and write."""
+    """Build, write, and log again."""
     built = report.build(arguments.tracking_uri, arguments.sweep)
-    raise NotImplementedError(built)
+    folder = Path(arguments.out) if arguments.out else Path("reports") / built.name
+    page = built.write(folder)
+    log_report(arguments.tracking_uri, built.run_id, folder)
+    for sentence in built.headline:
+        print(sentence)
+    print(f"wrote {page}, {folder / report.MARKDOWN_FILE} and {folder / report.CSV_FILE}")
+    return 0

@@ -1,0 +1,89 @@
+"""`w2s serve`: a sweep's models as OpenAI-compatible endpoints on loopback."""
+
+import argparse
+import signal
+import threading
+
+from serving.models import ServedModel
+from sweeps.config import Runtime, load
+from sweeps.plan import Planner, Point, walk
+from sweeps.served import served_model
+from sweeps.store import ArtifactStore
+from w2s.errors import UserError
+from w2s.stages.base import Stage
+from w2s.stages.pretrain import Model, Pretrain, model_key
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Bring models up, say how to call them, wait for Ctrl-C."""
+    from serving.backends.vllm import Vllm
+    from sweeps import cluster
+
+    sweep, runtime = load(arguments.file, arguments.overrides)
+    planner = Planner(sweep)
+    rungs = arguments.models or served_rungs(planner)
+    for rung in rungs:
+        if rung not in planner.models[0]:
+            raise UserError(f"--models {rung!r}: no such rung; rungs: {', '.join(planner.models[0])}")
+    models = [stored_model(planner.models[0][rung], runtime, arguments.file) for rung in rungs]
+    with cluster.connected(arguments.address or runtime.address):
+        backend = Vllm(http_port=arguments.port)
+        print(f"bringing up {', '.join(rungs)} ...", flush=True)
+        with backend.serve(models, runtime.serve) as endpoints:
+            for rung, model in zip(rungs, models, strict=True):
+                _print_calls(rung, endpoints[model.name].base_url, model.name)
+            print("up; Ctrl-C ends it", flush=True)
+            _wait_for_signal()
+    return 0
+
+
+def served_rungs(planner: Planner) -> list[str]:
+    """Rungs that any stage of the sweep's first task has served: debaters and teachers."""
+    names = {model_key(model): rung for rung, model in planner.models[0].items()}
+    found: dict[str, None] = {}
+    for cell in planner.cells():
+        roles = planner.experiment(Point(cell)).roles(planner.sweep.seeds[0])
+        for root in roles:
+            for stage in walk(root):
+                for model in stage.served_models:
+                    key = model.key if isinstance(model, Stage) else model_key(model)  # pyright: ignore
+                    if key in names:
+                        found[names[key]] = None
+    if not found:
+        raise UserError("no stage of this sweep has a model served; name rungs with --models")
+    return list(found)
+
+
+def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
+    """What the serving layer is told about a rung.
+
+    Raises:
+        UserError: the rung is pretrained by the sweep and not in the store yet.
+    """
+    store = ArtifactStore(runtime.store)
+    if isinstance(model, Pretrain) and not store.has(model):
+        raise UserError(
+            f"{model.name} ({model.key}) is not in the store {store.root} yet; `w2s run {file}` pretrains it"
+        )
+    return served_model(model, store)
+
+
+def _print_calls(rung: str, url: str, name: str) -> None:
+    print(
+        f"""
+{rung}: model id {name!r} at {url}
+  curl {url}/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{name}", "prompt": "Q:", "max_tokens": 8, "seed": 0}}'
+  from openai import OpenAI
+  OpenAI(base_url="{url}", api_key="none").completions.create(model="{name}", prompt="Q:", max_tokens=8)
+""",
+        flush=True,
+    )
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(0.5):
+        pass

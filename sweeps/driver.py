@@ -1,0 +1,303 @@
+"""The driver: everything that `w2s run` does, from the checks before any compute to the report.
+
+`run_sweep` checks the input, then either *replays* a sweep whose stages are all in the store, without a cluster, or *runs* it:
+a broker on Ray, Tune trials around it, events pumped into MLflow and the live view. Both ways end with the same
+results, taken from the store.
+"""
+
+import contextlib
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweeps import cluster, report
+from sweeps.book import TrialBook
+from sweeps.broker import start_broker, stop_broker
+from sweeps.client import BrokerClient
+from sweeps.collect import collect, stage_counts, summarise
+from sweeps.config import Runtime, Sweep
+from sweeps.events import StageEvent
+from sweeps.live import LiveView
+from sweeps.plan import Plan, Planner, Point
+from sweeps.resources import Execution, GangShape, slots
+from sweeps.results import SweepResults, SweepSummary
+from sweeps.runs import stage_entry, sweep_entry, trial_entry
+from sweeps.scores import trial_scores
+from sweeps.search import SweepSearcher, recorded_points
+from sweeps.store import ArtifactStore
+from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable
+from sweeps.trial import OBJECTIVE
+from sweeps.tune import run_trials
+from w2s.stages import data
+from w2s.stages.evaluate import read_evaluation
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""Time between two looks at the broker."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    summary: SweepSummary
+    """The sweep."""
+    book: TrialBook
+    """Its points."""
+    results: SweepResults
+    """What the report is made of."""
+    report: report.Report
+    """The report."""
+    report_dir: Path
+    """Folder of the report."""
+    problems: list[str] = field(default_factory=list)
+    """What went wrong beside the points: tracking."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: every point is done or was stopped by the scheduler; 1: some failed."""
+        return int(any(entry.status not in ("done", "stopped") for entry in self.book.entries.values()))
+
+
+class Session:
+    """A checked sweep with its store, tracker and book."""
+
+    def __init__(self, sweep: Sweep, runtime: Runtime, command: str) -> None:
+        """Check everything that can be checked without computing.
+
+        Raises:
+            UserError: data, a model, the tracking server or a split is not as it should be.
+            StoreError: the store cannot be written.
+        """
+        self.sweep, self.runtime, self.command = sweep, runtime, command
+        self.started = time.time()
+        self.store = ArtifactStore(runtime.store)
+        self.store.check_writable()
+        check_reachable(runtime.tracking_uri)
+        self.planner = Planner(sweep)
+        for task in sweep.tasks:
+            data.load(task)
+        self.studies = studies_dir(self.store)
+        self.book = TrialBook(self.planner)
+        self.summary = summarise(self.planner, command=command, started=self.started)
+        self.events: list[StageEvent] = []
+
+    def tracker(self) -> Tracker:
+        """The writer to MLflow; its journal lies beside the studies."""
+        return Tracker(self.runtime.tracking_uri, self.studies.parent / "tracking" / f"{self.sweep.name}.jsonl")
+
+    def log_trial(self, tracker: Tracker, trial: str) -> None:
+        """Queue the run of a trial that ended."""
+        entry = self.book.entries[trial]
+        result = next(result for result in self.book.results() if result.trial_id == trial)
+        scores = trial_scores(self.store, entry)
+        tracker.log(
+            trial_entry(
+                self.summary,
+                result,
+                metrics=scores.metrics,
+                by_seed=scores.by_seed,
+                notes=scores.notes,
+                started=scores.started,
+                finished=scores.finished,
+            )
+        )
+
+    def finish(self, tracker: Tracker) -> Outcome:
+        """Results from the store, the report, and both into MLflow."""
+        self.summary = summarise(
+            self.planner,
+            command=self.command,
+            started=self.started,
+            finished=time.time(),
+            stages=stage_counts(self.events),
+        )
+        results = collect(self.planner, self.store, self.book, self.summary)
+        folder = Path(self.runtime.report_dir) / self.sweep.name
+        built = report.of_results(results)
+        built.write(folder)
+        with tempfile.TemporaryDirectory(prefix="w2s-results-") as scratch:
+            results.save(Path(scratch))
+            tracker.log_folder(self.summary, Path(scratch), RESULTS_PATH)
+            tracker.log_folder(self.summary, folder, REPORT_PATH)
+            tracker.log(sweep_entry(self.summary, fingerprints=self.fingerprints, status="FINISHED"))
+            problems = tracker.close()
+        return Outcome(self.summary, self.book, results, built, folder, problems)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of the data of each task, by its label."""
+        return {
+            self.planner.task_label(index): fingerprint or self.planner.sweep.tasks[index].kind
+            for index, fingerprint in enumerate(self.planner.data)
+        }
+
+
+def studies_dir(store: ArtifactStore) -> Path:
+    """Folder of the Optuna journals: in a local store, else in the user's cache."""
+    if store.is_local:
+        return Path(store.root) / ".studies"
+    return Path.home() / ".cache" / "w2s" / "studies" / Path(store.root).name
+
+
+def run_sweep(session: Session, address: str | None = None, plain: bool = False) -> Outcome:
+    """Run what is missing, then report.
+
+    Args:
+        session: the checked sweep.
+        address: Ray cluster to join; None: `RAY_ADDRESS`, else a local one is started.
+        plain: lines instead of the live view.
+    """
+    points = recorded_points(session.planner, session.studies)
+    if points is not None and _complete(session, points):
+        return _replay(session, points)
+    return _run(session, address, plain)
+
+
+def _complete(session: Session, points: list[Point]) -> bool:
+    """Whether the store has every evaluation of these points."""
+    roots = [root for point in points for roles in session.planner.roles(point).values() for root in roles]
+    return len(session.store.present(roots)) == len({root.key for root in roots})
+
+
+def _replay(session: Session, points: list[Point]) -> Outcome:
+    """Everything is cached: no cluster, no model, only the record."""
+    for point in points:
+        entry = session.book.add(point)
+        scores: list[float] = []
+        for roles in entry.roles.values():
+            evaluation = read_evaluation(session.store.local(roles.student))
+            scores.append(evaluation["val"][session.sweep.objective])
+        session.book.note(
+            point.id, {"num_seeds": len(scores), OBJECTIVE: sum(scores) / len(scores)}
+        )
+        session.book.end(point.id)
+    roots = [root for entry in session.book.entries.values() for roles in entry.roles.values() for root in roles]
+    session.events = [
+        StageEvent(index=i, state="cached", key=stage.key, name=stage.name, kind=stage.kind, time=session.started)
+        for i, stage in enumerate(Plan(roots).stages.values())
+    ]
+    print(f"everything is cached: {len(session.events)} stages, {len(points)} points; no model is touched", flush=True)
+    tracker = session.tracker()
+    tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+    for point in points:
+        session.log_trial(tracker, point.id)
+    return session.finish(tracker)
+
+
+def _run(session: Session, address: str | None, plain: bool) -> Outcome:
+    runtime = session.runtime
+    connection = cluster.connect(address or runtime.address)
+    try:
+        execution = _execution(session)
+        handle = start_broker(execution)
+        broker = BrokerClient(handle)
+        tracker = session.tracker()
+        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+        try:
+            with _pump(session, broker, tracker, plain):
+                searcher = SweepSearcher(
+                    session.planner, session.studies, lambda point: _configure(session, broker, point)
+                )
+                prefetched = _prefetch(session, searcher, broker)
+                gangs = slots(execution.shape, cluster.node_resources())
+                concurrent = runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
+                run_trials(session.sweep, searcher, session.book, handle, concurrent)
+                if prefetched is not None:
+                    broker.release(prefetched)
+        finally:
+            stop_broker(handle)
+        return session.finish(tracker)
+    finally:
+        cluster.disconnect(connection)
+
+
+def _execution(session: Session) -> Execution:
+    """Where stages run, with GPUs taken where the cluster has them and the file does not say."""
+    train = session.runtime.train
+    nodes = cluster.node_resources()
+    has_gpus = any(node.get("GPU", 0) >= 1 for node in nodes)
+    gpus = train.gpus_per_worker if train.gpus_per_worker is not None else float(has_gpus)
+    shape = GangShape(
+        num_workers=train.num_workers,
+        cpus_per_worker=train.cpus_per_worker,
+        gpus_per_worker=gpus,
+        threads_per_worker=train.threads_per_worker,
+    )
+    placement = session.runtime.serve
+    if has_gpus and "num_gpus" not in placement.model_fields_set:
+        placement = placement.model_copy(update={"num_gpus": 1.0})
+    return Execution(
+        store=session.store.root,
+        shape=shape,
+        max_gangs=train.max_gangs,
+        micro_batch_size=train.micro_batch_size,
+        placement=placement,
+    )
+
+
+def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str, Any]:
+    """Write a point into the book, hand its stages to the broker, and give Tune its config."""
+    entry = session.book.add(point)
+    broker.register([root for roles in entry.roles.values() for root in roles])
+    return session.book.config(entry)
+
+
+def _prefetch(session: Session, searcher: SweepSearcher, broker: BrokerClient) -> int | None:
+    """Ask for all points that are certain at once, so that the broker sees the longest chains from the start.
+
+    Not under a scheduler, which may stop a point before its later seeds are asked for.
+
+    Returns:
+        Number of the request, which the pump keeps alive.
+    """
+    if session.sweep.scheduler != "none":
+        return None
+    roots = [
+        root
+        for point in searcher.certain_points()
+        for roles in session.planner.roles(point).values()
+        for root in roles
+    ]
+    return broker.ask(roots) if roots else None
+
+
+@contextlib.contextmanager
+def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool) -> Iterator[None]:
+    """Beside the trials: events and ended trials into MLflow, the live view on the terminal."""
+    done = threading.Event()
+    logged: set[str] = set()
+
+    def pump_once() -> None:
+        for event in broker.events(len(session.events)):
+            session.events.append(event)
+            tracker.log(stage_entry(session.summary, event))
+            view.note(event)
+        for trial, entry in list(session.book.entries.items()):
+            if entry.finished and trial not in logged:
+                logged.add(trial)
+                session.log_trial(tracker, trial)
+
+    def pump() -> None:
+        while not done.wait(POLL_S):
+            try:
+                pump_once()
+            except Exception:
+                log.exception("the record of the sweep fell behind; it is completed at the end")
+
+    view = LiveView(broker.snapshot, session.book.lines, title=session.sweep.name, plain=plain)
+    thread = threading.Thread(target=pump, name="w2s-pump", daemon=True)
+    with view:
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(timeout=10)
+            pump_once()

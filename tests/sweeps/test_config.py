@@ -1,0 +1,133 @@
+"""Sweep files: what they mean, and what is said when they are wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import Runtime, Sweep, load
+from w2s.errors import UserError
+from w2s.losses.confidence import Confidence
+
+GOOD = """
+name = "small"
+seeds = [0, 1]
+[task]
+kind = "almanac"
+[[ladder]]
+name = "a"
+model = "models/a"
+[[ladder]]
+name = "b"
+model = "models/b"
+[[blocks]]
+name = "pairs"
+losses = ["xent", {kind = "confidence", max_weight = 0.75}]
+[runtime]
+store = "elsewhere"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_gives_a_sweep_and_a_runtime(tmp_path: Path) -> None:
+    sweep, runtime = load(write(tmp_path, GOOD))
+    assert [task.kind for task in sweep.tasks] == ["almanac"]
+    assert isinstance(sweep.blocks[0].losses[1], Confidence)
+    assert sweep.pairs_of(sweep.blocks[0]) == [("a", "b")]
+    assert runtime == Runtime(store="elsewhere")
+
+
+def test_a_python_file_gives_the_same_sweep(tmp_path: Path) -> None:
+    toml = write(tmp_path, GOOD)
+    path = tmp_path / "sweep.py"
+    path.write_text(
+        "import tomllib\nfrom sweeps.config import Sweep\n"
+        f"def sweep():\n    table = tomllib.load(open({str(toml)!r}, 'rb'))\n"
+        "    table.pop('runtime')\n    return Sweep.model_validate(table)\n"
+    )
+    assert load(path)[0] == load(toml)[0]
+    assert load(path, ["seeds=[7]"])[0].seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("seeds=[5]", lambda sweep: sweep.seeds, (5,)),
+        ("student.learning_rate=1e-3", lambda sweep: sweep.student.learning_rate, 1e-3),
+        ("blocks.0.pairs=equal", lambda sweep: sweep.blocks[0].pairs, "equal"),
+        ("ladder.1.revision='step1000'", lambda sweep: sweep.ladder[1].revision, "step1000"),
+    ],
+)
+def test_overrides_reach_tables_and_lists(tmp_path: Path, override: str, field, value: object) -> None:
+    assert field(load(write(tmp_path, GOOD), [override])[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds =", "sedes =", r"sedes: unknown key; allowed here: blocks, .*seeds"),
+        ('name = "pairs"', 'name = "pairs"\nmetods = ["naive"]', r"blocks.0.metods: unknown key; allowed here: .*methods"),
+        ('"xent", ', '"xnt", ', r"unknown loss 'xnt'; available: .*xent"),
+        ("max_weight = 0.75", "max_weight = 1.75", r"max_weight: .*found 1.75"),
+        ('kind = "almanac"', 'kind = "almanak"', r"unknown task 'almanak'; available: almanac"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds must be distinct"),
+        ('name = "b"\nmodel = "models/b"', 'name = "b"', r"rung 'b' needs either `model`"),
+        ('name = "b"', 'name = "a"', r"rung names must differ"),
+        ("[runtime]", "[runtime]\nstoer = 1", r"runtime.stoer: unknown key; allowed here: .*store"),
+        ('name = "pairs"', 'name = "pairs"\npairs = [["a", "c"]]', r"no rung 'c'; rungs: a, b"),
+        ('name = "pairs"', 'name = "pairs"\nnum_trials = 3', r"`space` and `num_trials` go together"),
+        (
+            'name = "pairs"',
+            'name = "pairs"\nnum_trials = 3\nspace = {"loss.weight" = {uniform = [0.0, 1.0]}}',
+            r"no loss of the block has a field 'weight'; fields: .*max_weight",
+        ),
+        (
+            'name = "pairs"',
+            'name = "pairs"\nnum_trials = 3\nspace = {"loss.max_weight" = {uniform = [1.0, 0.0]}}',
+            r"lower bound 1.0 is not below",
+        ),
+        ("[task]", "[task", r"not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path, GOOD.replace(old, new, 1)))
+
+
+def test_a_ladder_with_one_rung_is_refused_unless_it_is_compared_with_itself(tmp_path: Path) -> None:
+    one = GOOD.replace('[[ladder]]\nname = "b"\nmodel = "models/b"\n', "")
+    with pytest.raises(UserError, match=r"the ladder has one rung \(a\)"):
+        load(write(tmp_path, one))
+    sweep, _ = load(write(tmp_path, one), ["blocks.0.pairs=equal"])
+    assert sweep.pairs_of(sweep.blocks[0]) == [("a", "a")]
+
+
+def test_a_missing_file_and_a_senseless_override_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep file"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="write --set path.to.field=value"):
+        load(write(tmp_path, GOOD), ["seeds"])
+    with pytest.raises(UserError, match=r"blocks has 1 items; found '3'"):
+        load(write(tmp_path, GOOD), ["blocks.3.pairs=equal"])
+
+
+def test_pairs_by_word() -> None:
+    ladder = [{"name": name, "model": name} for name in "abc"]
+    pairs = {
+        word: Sweep.model_validate(
+            {"name": "s", "task": "almanac", "ladder": ladder, "blocks": [{"name": "x", "pairs": word}]}
+        )
+        for word in ("all", "adjacent", "largest", "equal")
+    }
+    found = {word: sweep.pairs_of(sweep.blocks[0]) for word, sweep in pairs.items()}
+    assert found == {
+        "all": [("a", "b"), ("a", "c"), ("b", "c")],
+        "adjacent": [("a", "b"), ("b", "c")],
+        "largest": [("a", "c")],
+        "equal": [("a", "a"), ("b", "b"), ("c", "c")],
+    }
