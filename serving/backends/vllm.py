@@ -10,7 +10,9 @@ once); one that only makes clients loads Ray Serve alone.
 
 import asyncio
 import logging
+import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,10 +31,17 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 POLL_S = 0.25
+FREE_PORTS = range(20_000, 32_000)
+"""Between the ports of Ray's workers and those that the kernel hands out."""
+PORT_ATTEMPTS = 3
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Logging of Serve's processes: a line per request would drown everything else."""
 STOP_TIMEOUT_S = 5.0
 """Seconds that a replica gets to finish what it is doing when its app is removed."""
+
+_STARTING = threading.Lock()
+"""Threads may wait for different models at the same time, but Serve's own start-up code, down to
+its pickling, takes one thread."""
 
 
 class Vllm(Backend, frozen=True):
@@ -51,8 +60,6 @@ class Vllm(Backend, frozen=True):
         other's
         replica: let one process of a cluster deploy.
         """
-        from ray import serve
-
         for model in models:
             check_servable(model, placement)
         root_url = self.prepare()
@@ -65,17 +72,7 @@ class Vllm(Backend, frozen=True):
                 app=f"llm-{model.name}",
                 deployment=model.name,
             )
-            if _app_status(endpoint.app)[0] not in ("RUNNING", "DEPLOYING"):
-                target = serve.RunTarget(
-                    target=_build_app(model, placement),
-                    name=endpoint.app,
-                    route_prefix=f"/{model.name}",
-                )
-                serve.run_many(
-                    [target],
-                    wait_for_ingress_deployment_creation=False,
-                    wait_for_applications_running=False,
-                )
+            _start_app(endpoint.app, model, placement)
         for model in models:
             _wait_until_running(model, endpoints[model.name].app, placement.start_timeout_s)
         return endpoints
@@ -86,9 +83,10 @@ class Vllm(Backend, frozen=True):
         Returns:
             Root URL of the HTTP routes.
         """
-        root_url = _start_serve(self.http_port)
-        with _own_logging():
-            import serving.vllm_server  # noqa: F401
+        with _STARTING:
+            root_url = _start_serve(self.http_port)
+            with _own_logging():
+                import serving.vllm_server  # noqa: F401
         return root_url
 
     def client(self, endpoint: Endpoint, policy: RequestPolicy | None = None) -> CompletionClient:
@@ -123,8 +121,13 @@ class HandleTransport:
         from ray.exceptions import RayActorError, RayTaskError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
+        response = self._handle.complete_batch.remote(list(prompts), sampling, list(seeds))
         try:
-            return await self._handle.complete_batch.remote(list(prompts), sampling, list(seeds))
+            return await response
+        except asyncio.CancelledError:
+            # Else the engine would go on with what nobody waits for.
+            response.cancel()
+            raise
         except (RayActorError, BackPressureError) as error:
             raise TransientFailure(f"replica lost or busy: {error}") from error
         except RayTaskError as error:
@@ -156,15 +159,34 @@ def _start_serve(http_port: int) -> str:
     if not ray.is_initialized():
         raise ServingInputError("no Ray cluster: call ray.init() before a model is deployed")
     client = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": HOST, "port": http_port or _free_port()},
-            logging_config=QUIET,
-        )
-        client = _get_global_client()
+    for attempt in range(PORT_ATTEMPTS):
+        if client is not None:
+            break
+        port = http_port or _free_port()
+        try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": HOST, "port": port},
+                logging_config=QUIET,
+            )
+            client = _get_global_client()
+        except RuntimeError as error:
+            serve.shutdown()
+            if http_port or attempt + 1 == PORT_ATTEMPTS:
+                raise ServingInputError(
+                    f"Serve cannot listen on {HOST}:{port}; free that port or set another http_port"
+                ) from error
     assert client is not None
     return f"http://{HOST}:{client.http_config.port}"
+
+
+def _free_port() -> int:
+    """A port that nobody listens on, from a range that no process is given one from by chance."""
+    for port in random.sample(FREE_PORTS, k=len(FREE_PORTS)):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) != 0:
+                return port
+    raise ServingInputError(f"every port of {FREE_PORTS} on {HOST} is taken; set http_port")
 
 
 @contextmanager
@@ -180,12 +202,6 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
 def _app_status(app: str) -> tuple[str | None, str]:
     """Status of an app, None where there is none, and what Serve says about it."""
     from ray import serve
@@ -195,6 +211,23 @@ def _app_status(app: str) -> tuple[str | None, str]:
         return None, ""
     replicas = "; ".join(item.message for item in found.deployments.values() if item.message)
     return found.status.value, replicas or found.message
+
+
+def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
+    """Start the app of a model unless it is there."""
+    from ray import serve
+
+    with _STARTING:
+        if _app_status(app)[0] in ("RUNNING", "DEPLOYING"):
+            return
+        target = serve.RunTarget(
+            target=_build_app(model, placement), name=app, route_prefix=f"/{model.name}"
+        )
+        serve.run_many(
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
 
 
 def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
