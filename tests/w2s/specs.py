@@ -34,11 +34,12 @@ from w2s.stages.style import StyleClassifier
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
 from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import Task
-from w2s.tasks.sciq import Sciq
+from w2s.tasks.sciq import SciQ
 from w2s.training.config import TrainConfig
 
 REQUIRED: dict[str, dict[str, Any]] = {
-    "text": {"sources": [{"path": "corpus.parquet", "columns": ["text"]}]},
+    "text": {"sources": [{"path": "corpus.parquet", "template": "{text}"}], "num_tokens": 1000},
+    "almanac": {"rare_share": 0.5, "custom_share": 0.5},
 }
 """Values for fields without a default, by kind."""
 
@@ -46,7 +47,11 @@ REQUIRED: dict[str, dict[str, Any]] = {
 def registered() -> list[BaseModel]:
     """Every spec that can be named by kind, at its defaults."""
     bases: tuple[type[BaseModel], ...] = (Loss, Method, Task, Corpus, DebateProtocol)
-    return [parse(base, {"kind": kind, **REQUIRED.get(kind, {})}) for base in bases for kind in available(base)]
+    return [
+        parse(base, {"kind": kind, **(REQUIRED.get(kind, {}) if base is Corpus else {})})
+        for base in bases
+        for kind in available(base)
+    ]
 
 
 def stages() -> list[BaseModel]:
@@ -54,7 +59,7 @@ def stages() -> list[BaseModel]:
     task = Almanac()
     prompts = Prompts(task=task)
     truth = GroundTruth(task=task, split="weak_train")
-    corpus = parse(Corpus, "almanac")
+    corpus = parse(Corpus, {"kind": "almanac", **REQUIRED["almanac"]})
     model = Pretrain(architecture=Architecture(hidden_size=32, intermediate_size=64), corpus=corpus)
     tuned = Finetune(
         model=model,
@@ -120,6 +125,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("DebatePrompts", "stop"): ("other",),
     ("Evaluate", "truths"): (GroundTruth(task=Almanac(), split="val"),),
     ("Debate", "splits"): ("test",),
+    ("TextCorpus", "held_out"): ({"path": "tests.parquet", "template": "{text}"},),
 }
 """Another value for fields that the generic rules cannot vary."""
 
@@ -144,7 +150,7 @@ def other(spec: BaseModel, name: str) -> Any:
     if isinstance(value, Loss):
         return Product() if not isinstance(value, Product) else Xent()
     if isinstance(value, Task):
-        return Sciq()
+        return SciQ()
     if isinstance(value, Method):
         return parse(Method, "debate")
     if isinstance(value, BaseModel):
@@ -161,7 +167,7 @@ def other(spec: BaseModel, name: str) -> Any:
 def variants(spec: BaseModel) -> Iterator[tuple[str, BaseModel]]:
     """(field, copy with only that field changed) for every field but a fixed `kind`."""
     for name, field in type(spec).model_fields.items():
-        if name == "kind" and len(_literals(field.annotation)) == 1:
+        if len(_literals(field.annotation)) == 1:
             continue
         yield name, spec.model_copy(update={name: other(spec, name)})
 

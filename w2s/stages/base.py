@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel
 
@@ -62,6 +62,13 @@ class Stage(Spec):
 
     version: ClassVar[int] = 1
     lane: ClassVar[Lane] = "light"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; its key is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        for cached in ("key", "inputs"):
+            copied.__dict__.pop(cached, None)
+        return copied
 
     @property
     def kind(self) -> str:

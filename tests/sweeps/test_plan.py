@@ -1,0 +1,96 @@
+"""From a sweep to its stages."""
+
+from typing import Any
+
+from sweeps.config import Sweep
+from sweeps.plan import Plan, Planner, Point, walk
+from w2s.losses.confidence import Confidence
+
+RUNGS = [
+    {
+        "name": name,
+        "architecture": {"hidden_size": 32 + 16 * index, "intermediate_size": 64},
+        "corpus": {"kind": "almanac", "rare_share": 0.4 + 0.2 * index, "custom_share": 0.5},
+    }
+    for index, name in enumerate("abc")
+]
+
+
+def sweep(**fields: Any) -> Sweep:
+    table = {"name": "s", "task": "almanac", "ladder": RUNGS, "seeds": [0, 1], "blocks": [{"name": "pairs"}]}
+    return Sweep.model_validate({**table, **fields})
+
+
+def plan_of(planned: Sweep) -> Plan:
+    planner = Planner(planned)
+    points = [Point(cell) for cell in planner.cells()]
+    return Plan(root for point in points for roles in planner.roles(point).values() for root in roles)
+
+
+def test_shared_stages_are_planned_once() -> None:
+    # 3 rungs; per seed: supervisors of a and b, ceilings of b and c, students of 3 pairs.
+    plan = plan_of(sweep())
+    assert plan.counts["pretrain"] == 3
+    assert plan.counts["finetune"] == 2 * (2 + 2 + 3)
+    assert len(plan.trainings) == 3 + 14
+    assert plan.num_unshared > len(plan.trainings)
+
+
+def test_inputs_come_before_the_stages_that_read_them() -> None:
+    seen: set[str] = set()
+    for stage in plan_of(sweep()).stages.values():
+        assert {needed.key for needed in stage.inputs} <= seen
+        seen.add(stage.key)
+
+
+def test_a_walk_visits_each_stage_once() -> None:
+    planner = Planner(sweep())
+    root = planner.roles(Point(planner.cells()[0]))[0].student
+    keys = [stage.key for stage in walk(root)]
+    assert len(keys) == len(set(keys))
+    assert keys[-1] == root.key
+
+
+def test_searched_values_reach_the_student_and_never_the_ceiling_or_the_supervisor() -> None:
+    searched = sweep(
+        blocks=[
+            {
+                "name": "loss",
+                "pairs": "largest",
+                "losses": ["confidence", "xent"],
+                "num_trials": 2,
+                "space": {
+                    "loss.max_weight": {"uniform": [0.0, 1.0]},
+                    "student.learning_rate": {"log_uniform": [1e-4, 1e-2]},
+                },
+            }
+        ]
+    )
+    planner = Planner(searched)
+    confidence, xent = planner.cells()
+    assert [path for path, _ in xent.space] == ["student.learning_rate"]
+    values = {"loss.max_weight": 0.3, "student.learning_rate": 2e-3}
+    roles = planner.roles(Point(confidence, values))[0]
+    plain = planner.roles(Point(confidence))[0]
+    student = next(stage for stage in walk(roles.student) if stage.key == roles.student.predictions.key)
+    assert student.loss == Confidence(max_weight=0.3)  # pyright: ignore
+    assert student.train.learning_rate == 2e-3  # pyright: ignore
+    assert roles.ceiling.key == plain.ceiling.key
+    assert roles.floor.key == plain.floor.key
+    assert roles.student.key != plain.student.key
+
+
+def test_every_task_has_a_ladder_that_read_about_it() -> None:
+    table = {"name": "s", "ladder": RUNGS, "blocks": [{"name": "pairs"}]}
+    worlds = [{"kind": "almanac", "world": {"seed": seed}} for seed in (100, 101)]
+    planner = Planner(Sweep.model_validate({**table, "tasks": worlds}))
+    first, second = (models["a"] for models in planner.models)
+    assert first.corpus.world.seed == 100  # pyright: ignore
+    assert second.corpus.world.seed == 101  # pyright: ignore
+    assert [planner.task_label(index) for index in (0, 1)] == ["almanac-0", "almanac-1"]
+
+
+def test_the_name_of_a_point_depends_on_its_values_alone() -> None:
+    cell = Planner(sweep()).cells()[0]
+    assert Point(cell, {"student.epochs": 2}).id == Point(cell, {"student.epochs": 2}).id
+    assert Point(cell, {"student.epochs": 2}).id != Point(cell, {"student.epochs": 3}).id
