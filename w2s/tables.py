@@ -1,11 +1,13 @@
 """Tables of text from where people keep them: a hub id, a folder with a file a split, or one file.
 
-`locate` decides which of the three a `path` is. `read` gives the rows of one split as a data frame whose needed columns are there;
-`fingerprint` is a digest of the content, so that changed data makes new keys. Whatever is wrong raises `UserError` and says what was
-found. Local files never touch the network.
+`locate` decides which of the three a `path` is. `read` gives the rows of one split as a data frame
+whose needed columns are there; `fingerprint` is a digest of the content, so that changed data makes
+new keys. Whatever is wrong raises `UserError` and says what was found. Local files never touch the
+network.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -51,8 +53,9 @@ def read(
 
     Args:
         path: hub id, folder or file; of a file every row is read, whatever the split.
-        split: name of the split on the hub, or of its file: `<split>.<ending>`, or the shards `<split>-*.<ending>` that a
-            copy of a hub repository has, in the folder or in its folder `data`.
+        split: name of the split on the hub, or of its file: `<split>.<ending>`, or the shards
+            `<split>-*.<ending>` that a copy of a hub repository has, in the folder or in its folder
+            `data`.
         columns: what is needed.
         revision: commit, branch or tag of a hub id.
 
@@ -74,7 +77,7 @@ def read(
 
 
 def fingerprint(path: str, splits: Sequence[str], revision: str | None = None) -> str:
-    """Digest of the data of these splits: of the files' bytes, or of the rows that the hub gave (16 hex digits).
+    """Digest (16 hex digits) of these splits: of the files' bytes, or of the rows from the hub.
 
     Raises:
         UserError: no such data.
@@ -84,7 +87,8 @@ def fingerprint(path: str, splits: Sequence[str], revision: str | None = None) -
     for split in splits if has_splits(path) else splits[:1]:
         sha.update(f"{split}\n".encode())
         if local is None:
-            sha.update(_whole(path, split, revision).to_json(orient="records").encode())
+            records = _from_hub(path, split, revision).to_json(orient="records")
+            sha.update(str(records).encode())
         else:
             for file in _files(local, split):
                 stat = file.stat()
@@ -92,15 +96,12 @@ def fingerprint(path: str, splits: Sequence[str], revision: str | None = None) -
     return sha.hexdigest()[:16]
 
 
-@lru_cache(maxsize=16)
 def _whole(path: str, split: str, revision: str | None) -> pd.DataFrame:
     local = locate(path)
     if local is None:
         return _from_hub(path, split, revision)
     if revision is not None:
-        raise UserError(
-            f"`revision` is for hub ids; {path!r} is a local {'folder' if local.is_dir() else 'file'}"
-        )
+        raise UserError(f"`revision` is for hub ids; {path!r} is on this machine: leave it out")
     return pd.concat([_from_file(file) for file in _files(local, split)], ignore_index=True)
 
 
@@ -127,9 +128,10 @@ def _from_file(file: Path) -> pd.DataFrame:
             case ".parquet":
                 return pd.read_parquet(file)
             case ".jsonl":
-                return pd.read_json(file, lines=True, dtype=False)
+                with file.open(encoding="utf-8") as lines:
+                    return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
             case ".json":
-                return pd.read_json(file, dtype=False)
+                return pd.DataFrame(json.loads(file.read_text(encoding="utf-8")))
             case ".csv" | ".tsv":
                 separator = "," if file.suffix == ".csv" else "\t"
                 return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
@@ -138,6 +140,7 @@ def _from_file(file: Path) -> pd.DataFrame:
     raise UserError(f"cannot read {str(file)!r}; endings that can be read: {', '.join(FORMATS)}")
 
 
+@lru_cache(maxsize=16)
 def _from_hub(path: str, split: str, revision: str | None) -> pd.DataFrame:
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetsError
@@ -148,7 +151,8 @@ def _from_hub(path: str, split: str, revision: str | None) -> pd.DataFrame:
     except (OSError, ValueError, DatasetsError, HTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"cannot load split {split!r} of data set {path!r} from the hub: {type(error).__name__}: {reason}; "
+            f"cannot load split {split!r} of data set {path!r} from the hub: "
+            f"{type(error).__name__}: {reason}; "
             "without a network, give `path` a folder with one file a split in the same columns"
         ) from error
     assert isinstance(rows, Dataset)
@@ -158,6 +162,6 @@ def _from_hub(path: str, split: str, revision: str | None) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=64)
-def _file_digest(file: Path, size: int, mtime_ns: int) -> bytes:  # noqa: ARG001
+def _file_digest(file: Path, size: int, mtime_ns: int) -> bytes:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()

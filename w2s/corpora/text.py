@@ -1,15 +1,17 @@
-"""Real text as a corpus: a byte-level BPE tokenizer trained on it, documents packed into rows, a budget of tokens.
+"""Real text as a corpus: a tokenizer trained on it, packed documents, a budget of tokens.
 
-`TextSource` says which rows of which table are read and how a row becomes a document. A `TextCorpus` joins its sources, leaves out
-documents that contain a held-out text (the test questions of the task), and gives one phase without a criterion: rows of
-`sequence_length` tokens cut from the documents in random order, until `num_tokens` are read. A budget above the size of the text
-reads it again in another order. Rungs of one ladder with the same text have the same tokenizer, whatever their budgets.
+`TextSource` says which rows of which table are read and how a row becomes a document. A
+`TextCorpus` joins its sources, leaves out documents that contain a held-out text (the test
+questions of the task), and gives one phase without a criterion: rows of `sequence_length` tokens
+cut from the documents in random order, until `num_tokens` are read. A budget above the size of the
+text reads it again in another order. Rungs of one ladder with the same text have the same
+tokenizer, whatever their budgets.
 
 B rows, T tokens.
 """
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -47,13 +49,16 @@ class TextSource(Spec):
     revision: str | None = None
     """Commit, branch or tag of a hub id."""
     template: str
-    """A document with `{column}` placeholders; a column of lists gives its items, with spaces between."""
+    """A document with `{column}` placeholders; a column of lists gives its items, with spaces
+    between."""
 
     @field_validator("template")
     @classmethod
     def _has_columns(cls, template: str) -> str:
         if not _columns(template):
-            raise ValueError(f"template {template!r} names no column; write for example '{{question}} {{answer}}'")
+            raise ValueError(
+                f"template {template!r} names no column; write for example '{{question}}'"
+            )
         return template
 
     def documents(self) -> list[str]:
@@ -77,19 +82,19 @@ class TextCorpus(Corpus):
     """What is read."""
     held_out: tuple[TextSource, ...] = ()
     """Texts that no document may contain, such as the questions of the task's test split."""
-    vocabulary_size: int = Field(4096, ge=512)
+    vocabulary_size: int = Field(default=4096, ge=512)
     """Entries of the tokenizer, its two special tokens included."""
-    sequence_length: int = Field(128, ge=8)
+    sequence_length: int = Field(default=128, ge=8)
     """Tokens of a row."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Rows an optimizer step."""
     num_tokens: int = Field(ge=1)
     """Tokens read in all; rounded up to whole optimizer steps."""
     learning_rates: LearningRates = LearningRates()
     """Peak learning rates."""
-    warmup_fraction: float = Field(0.02, ge=0, lt=1)
+    warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
     """Share of the steps in which the learning rates rise."""
-    cooldown_fraction: float = Field(0.4, ge=0, le=1)
+    cooldown_fraction: float = Field(default=0.4, ge=0, le=1)
     """Share of the steps, at the end, in which they fall."""
 
     @model_validator(mode="after")
@@ -115,7 +120,7 @@ class TextCorpus(Corpus):
             ]
         )
 
-    def tokenizer(self, cache: "Path | None" = None) -> "PreTrainedTokenizerFast":  # noqa: ARG002
+    def tokenizer(self, cache: "Path | None" = None) -> "PreTrainedTokenizerFast":
         """A byte-level BPE tokenizer trained on all documents."""
         from transformers import PreTrainedTokenizerFast
 
@@ -127,7 +132,7 @@ class TextCorpus(Corpus):
             clean_up_tokenization_spaces=False,
         )
 
-    def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:  # noqa: ARG002
+    def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:
         """One phase: read until the budget is spent.
 
         Raises:
@@ -137,8 +142,8 @@ class TextCorpus(Corpus):
         needed = self.batch_size * self.sequence_length + 1
         if len(stream.tokens) < needed:
             raise UserError(
-                f"the text of the corpus has {len(stream.tokens)} tokens, one update needs {needed}; "
-                "give it more text, a smaller batch_size or a shorter sequence_length"
+                f"the text of the corpus has {len(stream.tokens)} tokens, one update needs "
+                f"{needed}; give it more text, a smaller batch_size or a shorter sequence_length"
             )
         return [
             Phase(
@@ -194,7 +199,7 @@ def _joined(cell: Any) -> str:
     return "" if cell is None or cell != cell else str(cell)
 
 
-# The three steps from sources to tokens are shared by the rungs that a process pretrains one after the other.
+# A process that pretrains one rung after the other takes these three steps once.
 
 
 @lru_cache(maxsize=2)
@@ -207,13 +212,14 @@ def _documents(
     kept = tuple(text for text in texts if not contains(text))
     if not kept:
         raise UserError(
-            f"the sources of the corpus give no document: {len(texts)} were read, and each contains a held-out text"
+            f"the sources of the corpus give no document: {len(texts)} were read, and each "
+            "contains a held-out text"
         )
     return kept
 
 
-def _finder(held_out: Iterator[str]) -> Any:
-    """A function that tells whether a document contains one of the held-out texts, word for word."""
+def _finder(held_out: Iterable[str]) -> Callable[[str], bool]:
+    """Tells whether a document contains one of the held-out texts, word for word."""
     by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for text in held_out:
         if words := _words(text):

@@ -1,11 +1,14 @@
 """SciQ (Welbl et al. 2017): science exam questions, each with the right answer or a wrong one.
 
-As in Burns et al. (2023, appendix A) a question with its options becomes a question of yes or no: `Q: ... A: ...`, label 1 for the right
-answer and 0 for one of the distractors. Each question gives as many right as wrong rows, and all its rows are in one split.
+As in Burns et al. (2023, appendix A) a question with its options becomes a question of yes or no:
+`Q: ... A: ...`, label 1 for the right answer and 0 for one of the distractors. Each question gives
+as many right as wrong rows, and all its rows are in one split.
 
-The training questions of the source are halved into `weak_train` and `strong_train`; `val` and `test` are its validation and test questions.
-The source repeats questions, also across its splits, and has the right answer among the distractors here and there. All of
-this is found, counted in the notes, and mended at the expense of training: a test question is never dropped for being in train too.
+The training questions of the source are halved into `weak_train` and `strong_train`; `val` and
+`test` are its validation and test questions. The source repeats questions, also across its splits,
+and has the right answer among the distractors here and there. All of this is found, counted in the
+notes, and mended at the expense of training: a test question is never dropped for being in train
+too.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from w2s import tables
 from w2s.errors import UserError
 from w2s.tasks._text import mask_content_words, normal
 from w2s.tasks.base import Task
-from w2s.types import Row, TaskData
+from w2s.types import Row, Split, TaskData
 
 COLUMNS = ("question", "correct_answer", "distractor1", "distractor2", "distractor3")
 """Columns of the data set on the hub that are read."""
@@ -46,13 +49,13 @@ class SciQ(Task):
     """Hub id, folder with train, validation and test files, or one file, in the hub's columns."""
     revision: str | None = None
     """Commit, branch or tag of a hub id."""
-    num_train_questions: int | None = Field(None, ge=2)
+    num_train_questions: int | None = Field(default=None, ge=2)
     """Training questions to keep, for both halves together; None: all."""
-    num_val_questions: int | None = Field(None, ge=1)
+    num_val_questions: int | None = Field(default=None, ge=1)
     """Questions of `val` to keep; None: all."""
-    num_test_questions: int | None = Field(None, ge=1)
+    num_test_questions: int | None = Field(default=None, ge=1)
     """Questions of `test` to keep; None: all."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Halves the training questions, picks the distractors and the questions to keep."""
 
     def fingerprint(self) -> str:
@@ -71,7 +74,7 @@ class SciQ(Task):
         _drop_shared(val, "validation", test, "test", notes)
 
         kept = self._kept(train, self.num_train_questions)
-        splits = {
+        splits: dict[Split, list[str]] = {
             "weak_train": kept[0::2],
             "strong_train": kept[1::2],
             "val": self._kept(val, self.num_val_questions),
@@ -81,7 +84,8 @@ class SciQ(Task):
             if not names:
                 raise UserError(
                     f"data {self.path!r} leave the split {split!r} of task 'sciq' empty: "
-                    f"{len(train)} train, {len(val)} validation, {len(test)} test questions are usable"
+                    f"{len(train)} train, {len(val)} validation and {len(test)} test questions "
+                    "are usable"
                 )
         questions = {**train, **val, **test}
         return TaskData(
@@ -107,7 +111,7 @@ class SciQ(Task):
                 continue
             repeated += name in questions
             question = questions.setdefault(name, _Question(text.strip()))
-            # The copies may differ in case or punctuation: one form for all rows, whatever their order in the file.
+            # Copies may differ in case or punctuation: one form, whatever their order.
             question.text = min(question.text, text.strip())
             question.right.add(answer.strip())
             among_distractors += _spelled(answer) in map(_spelled, distractors)
@@ -119,7 +123,10 @@ class SciQ(Task):
         for count, what in (
             (empty, "rows without question or answer were dropped"),
             (repeated, "rows repeat a question and were merged with it"),
-            (among_distractors, "rows have the right answer among the distractors, where it was dropped"),
+            (
+                among_distractors,
+                "rows have the right answer among the distractors, where it was dropped",
+            ),
             (len(questions) - len(usable), "questions without a wrong answer were dropped"),
         ):
             if count:
@@ -133,13 +140,17 @@ class SciQ(Task):
         names = self._kept(questions, None)
         size = round(len(names) * HELD_OUT_SHARE)
         notes.append(
-            f"one file without splits: {size} of {len(names)} questions were cut off as validation, {size} as test."
+            f"one file without splits: of {len(names)} questions {size} were cut off as "
+            f"validation and {size} as test."
         )
-        train, val, test = names[2 * size :], names[:size], names[size : 2 * size]
-        return tuple({name: questions[name] for name in part} for part in (train, val, test))  # pyright: ignore[reportReturnType]
+
+        def part(chosen: list[str]) -> dict[str, _Question]:
+            return {name: questions[name] for name in chosen}
+
+        return part(names[2 * size :]), part(names[:size]), part(names[size : 2 * size])
 
     def _kept(self, names: Iterable[str], number: int | None) -> list[str]:
-        """The first `number` questions in an order that depends on the seed and each question alone."""
+        """The first `number` questions, ordered by seed and question alone."""
         return sorted(names, key=lambda name: _digest(str(self.seed), name))[:number]
 
     def _rows(self, name: str, question: _Question) -> list[Row]:
@@ -147,10 +158,14 @@ class SciQ(Task):
 
         def draw(options: set[str], number: int) -> list[str]:
             one_spelling = {_spelled(option): option for option in sorted(options)}
-            chosen = sorted(one_spelling.values(), key=lambda option: _digest(str(self.seed), name, option))
+            chosen = sorted(
+                one_spelling.values(), key=lambda option: _digest(str(self.seed), name, option)
+            )
             return chosen[:number]
 
-        number = min(len(set(map(_spelled, options))) for options in (question.right, question.wrong))
+        number = min(
+            len(set(map(_spelled, options))) for options in (question.right, question.wrong)
+        )
         labelled = [(option, 1) for option in draw(question.right, number)]
         labelled += [(option, 0) for option in draw(question.wrong, number)]
         rows = [
@@ -171,14 +186,20 @@ def _spelled(option: str) -> str:
 
 
 def _drop_shared(
-    questions: dict[str, _Question], name: str, held_out: dict[str, _Question], held_out_name: str, notes: list[str]
+    questions: dict[str, _Question],
+    name: str,
+    held_out: dict[str, _Question],
+    held_out_name: str,
+    notes: list[str],
 ) -> None:
     """Remove from `questions`, in place, what is held out; leave a note."""
     shared = [question for question in questions if question in held_out]
     for question in shared:
         del questions[question]
     if shared:
-        notes.append(f"{len(shared)} {held_out_name} questions are also in {name}: dropped from {name}.")
+        notes.append(
+            f"{len(shared)} {held_out_name} questions are also in {name}: dropped from {name}."
+        )
 
 
 def _digest(*parts: str) -> str:

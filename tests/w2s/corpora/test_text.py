@@ -29,7 +29,10 @@ def folder(tmp_path: Path) -> Path:
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
     (tmp_path / "test.jsonl").write_text(
-        json.dumps({"question": "the NEWT, lives in"}) + "\n" + json.dumps({"question": "owl"}) + "\n"
+        json.dumps({"question": "the NEWT, lives in"})
+        + "\n"
+        + json.dumps({"question": "owl"})
+        + "\n"
     )
     return tmp_path
 
@@ -91,7 +94,7 @@ def test_one_pass_reads_whole_documents_with_end_marks(folder: Path) -> None:
     spec = corpus(folder)
     tokenizer = spec.tokenizer()
     tokens = torch.cat([group.input_ids_BT.flatten() for group in updates(spec, 5)])
-    documents = tokenizer.decode(tokens).split(text.END_OF_TEXT)
+    documents = str(tokenizer.decode(tokens)).split(text.END_OF_TEXT)
     sentences = set(pd.read_parquet(folder / "train.parquet")["sentence"])
     assert len(documents) > 20
     assert set(documents[:-1]) <= sentences
@@ -150,7 +153,8 @@ def test_fingerprint_follows_the_files(folder: Path) -> None:
 
 
 def test_a_model_learns_the_text(folder: Path) -> None:
-    spec = corpus(folder, num_tokens=64 * 60)
+    rates = {"matrix": 0.02, "embedding": 0.03, "norm": 0.01}
+    spec = corpus(folder, num_tokens=64 * 80, learning_rates=rates)
     tokenizer = spec.tokenizer()
     architecture = Architecture(
         hidden_size=32, num_layers=1, num_heads=1, head_dim=32, intermediate_size=64
@@ -164,9 +168,8 @@ def test_a_model_learns_the_text(folder: Path) -> None:
         on_progress=lambda *_: None,
     )
     losses = [point.metrics["loss"] for point in curve]
-    assert losses[0] > 4.0
-    # The text has log 8 + log 6 nats a document of about 8 tokens.
-    assert np.mean(losses[-2:]) < 1.5
+    # Nothing learnt is log 512 = 6.2 nats a token; all that can be is (log 8 + log 6) / 9 = 0.43.
+    assert 0.3 < np.mean(losses[-2:]) < 0.6
 
 
 def test_too_little_text_for_an_update_is_refused(folder: Path) -> None:

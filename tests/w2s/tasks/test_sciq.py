@@ -46,7 +46,7 @@ def rows_about(data: TaskData, word: str) -> list[Row]:
 
 def test_each_question_gives_one_right_and_one_wrong_row_in_one_split(data: TaskData) -> None:
     source = pd.concat([source_frame(split) for split in ("train", "validation", "test")])
-    right = {(row.question, row.correct_answer) for row in source.itertuples()}
+    right = set(zip(source["question"], source["correct_answer"], strict=True))
     for split in SPLITS:
         by_group: dict[str, list[Row]] = {}
         for row in data.rows[split]:
@@ -94,7 +94,10 @@ def test_copies_of_a_question_are_merged_with_all_their_right_answers(data: Task
     rows = rows_about(data, "table salt")
     assert len({row.group for row in rows}) == 1
     answers = {row.prompt.rpartition(" A: ")[2]: row.label for row in rows}
-    assert {a for a, label in answers.items() if label} == {"sodium chloride", "sodium and chlorine"}
+    assert {a for a, label in answers.items() if label} == {
+        "sodium chloride",
+        "sodium and chlorine",
+    }
     assert len([a for a, label in answers.items() if not label]) == 2
 
 
@@ -182,7 +185,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 def test_training_that_is_all_in_test_is_refused(tmp_path: Path) -> None:
     folder = write_source(tmp_path / "source", "parquet")
     source_frame("test").to_parquet(folder / "train.parquet")
-    with pytest.raises(UserError, match="leave the split 'weak_train' .* empty: 0 train"):
+    with pytest.raises(UserError, match=r"leave the split 'weak_train' .* empty: 0 train"):
         SciQ(path=str(folder)).load()
 
 
@@ -208,7 +211,7 @@ def test_a_hub_id_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch, data
         assert task.load().rows == data.rows
         assert len(task.fingerprint()) == 16
     finally:
-        tables._whole.cache_clear()
+        tables._from_hub.cache_clear()
 
 
 def test_an_unreachable_hub_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
