@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from sweeps.report import plots, tables
 from sweeps.report.load import Board
 from sweeps.report.plots import Figure
-from sweeps.report.scoring import PLAIN_LOSS, PLAIN_METHOD, CellScores, Contrast, contrasts, score
+from sweeps.report.scoring import (
+    BETTER_LOSS,
+    BETTER_SUPERVISOR,
+    PLAIN_LOSS,
+    PLAIN_METHOD,
+    CellScores,
+    Contrast,
+    contrasts,
+    score,
+)
 from sweeps.report.tables import Table
 from sweeps.results import SweepResults
 from w2s.statistics import Estimate
@@ -151,20 +160,18 @@ def _headline(
         best = max(with_pgr, key=lambda s: s.compared.student.point)
         if best.compared.student.point > compared.student.point:
             sentences.append(
-                f"The best student of the pair is that of {best.cell.method} with {best.cell.loss}: "
-                f"{_accuracy(best.compared.student)}, PGR {tables.pgr_field(best.compared.pgr).text}."
+                f"The best student of this pair is that of {best.cell.method} with "
+                f"{best.cell.loss}: {_accuracy(best.compared.student)}, PGR "
+                f"{tables.pgr_field(best.compared.pgr).text}."
             )
-    for topic in (
-        "Does assistance make a better supervisor?",
-        "Does the loss make a better student?",
-    ):
+    for topic in (BETTER_SUPERVISOR, BETTER_LOSS):
         asked = [difference for difference in differences if difference.topic == topic]
         if asked:
             top = max(asked, key=lambda difference: difference.estimate.point)
-            verdict = "" if top.estimate.excludes_zero else ", which is not told from no difference"
+            verdict = "" if top.estimate.excludes_zero else "; the interval includes 0"
             sentences.append(
-                f"Largest difference, {top.first} against {top.second} ({top.where}): "
-                f"{tables.points(top.estimate)} points{verdict}."
+                f"{topic} At most by {tables.points(top.estimate)} points: {top.first} against "
+                f"{top.second} ({top.where}){verdict}."
             )
     return sentences
 

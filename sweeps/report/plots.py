@@ -29,8 +29,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 GREY = "#8a8f98"
 INK = "#22262b"
 MAX_CURVE_LABELS = 8
-LOG_RANGE = 30.0
-"""Largest by smallest value from which a hyperparameter gets a logarithmic axis."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -102,7 +100,7 @@ def accuracy_by_size(board: Board, scores: Sequence[CellScores]) -> Figure | Non
         axes,
         [size[rung] for rung in by_size],
         [ceilings[rung] for rung in by_size],
-        label="strong ceiling (ground truth)",
+        label="strong ceiling",
         color=INK,
         linestyle="--",
         marker="D",
@@ -124,11 +122,14 @@ def accuracy_by_size(board: Board, scores: Sequence[CellScores]) -> Figure | Non
             axes,
             [size[weak]],
             [floors[weak]],
-            label="weak supervisor (floor)" if index == 0 else None,
+            label=None,
             color=colour,
             marker="s",
             fill=False,
         )
+    axes.plot(
+        [], [], "s:", color=GREY, markerfacecolor="white", linewidth=0.8, label="weak model alone"
+    )
     axes.set_xscale("log")
     shown = [rung for rung in rungs if rung in floors or rung in ceilings]
     axes.set_xticks([size[rung] for rung in shown])
@@ -141,9 +142,9 @@ def accuracy_by_size(board: Board, scores: Sequence[CellScores]) -> Figure | Non
     return Figure(
         "accuracy_by_size",
         "Accuracy against the size of the strong model",
-        f"Students finetuned on weak labels ({method}, {loss}), one line per weak supervisor, whose "
-        "own accuracy is the open square and the dotted line; dashed: the strong model finetuned on "
-        "ground truth. Bars: 95 % intervals over rows and seeds.",
+        f"Students finetuned on weak labels ({method}, {loss}), one line per weak supervisor; its "
+        "own accuracy is the open square and the dotted line. Dashed: the strong model finetuned "
+        "on ground truth. Bars: 95 % intervals over rows and seeds.",
         _svg(canvas),
     )
 
@@ -279,6 +280,7 @@ def hyperparameters(board: Board) -> Figure | None:
         1, len(paths), figsize=(max(4.2, 3.3 * len(paths)), 3.2), sharey=True, squeeze=False
     )
     several = len(board.results.summary.tasks) > 1
+    logarithmic = _searched_by_magnitude(board.results.summary.spec)
     for axes, path in zip(grid[0], paths, strict=True):
         for index, search in enumerate(searches):
             colour = COLOURS[index % len(COLOURS)]
@@ -300,13 +302,7 @@ def hyperparameters(board: Board) -> Figure | None:
                 axes.scatter(
                     xs[:1], ys[:1], s=90, facecolor="none", edgecolor=colour, linewidth=1.6
                 )
-        values = [
-            float(trial.hyperparameters[path])
-            for search in searches
-            for trial in search
-            if path in trial.hyperparameters
-        ]
-        if min(values) > 0 and max(values) / min(values) > LOG_RANGE:
+        if path in logarithmic:
             axes.set_xscale("log")
         axes.set_xlabel(path)
     grid[0][0].set_ylabel(f"{board.results.summary.objective} on val")
@@ -317,6 +313,12 @@ def hyperparameters(board: Board) -> Figure | None:
         "Each dot is one point of the search, the mean of its seeds; ringed: the chosen one.",
         _svg(canvas),
     )
+
+
+def _searched_by_magnitude(spec: Any) -> set[str]:
+    """Paths whose values the sweep draws on a log scale."""
+    spaces = [block.get("space", {}) for block in spec.get("blocks", [])]
+    return {path for space in spaces for path, d in space.items() if d.get("log_uniform")}
 
 
 def curves(board: Board) -> Figure | None:

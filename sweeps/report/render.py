@@ -10,27 +10,22 @@ from importlib import resources
 
 from sweeps.report.document import Document
 from sweeps.report.tables import CSV_COLUMNS, Field, Table
-from sweeps.results import DebateExample
+from sweeps.results import ROLES, DebateExample
 
 INTERVALS = (
-    "Accuracies are in percent of the test rows, means over seeds. Brackets: 95 % intervals from a paired "
-    "bootstrap over rows (whole groups of them) and seeds. PGR = (student - floor) / (ceiling - floor), where "
-    "the floor is the weak model alone; it is not shown where the interval of ceiling - floor reaches 0. "
-    "Agreement: share of rows on which the student says what its supervisor says, of all rows, of those "
-    "on which the supervisor is right, and of those on which it is wrong."
+    "Accuracies are in percent of the test rows, means over seeds. Brackets: 95 % intervals from a "
+    "paired bootstrap over rows (whole groups of them) and seeds. PGR = (student - floor) / "
+    "(ceiling - floor), where the floor is the weak model alone; it is not shown where the "
+    "interval of ceiling - floor reaches 0. Agreement: share of rows on which the student says what "
+    "its supervisor says, of all rows (of those on which the supervisor is right / wrong)."
 )
 DIFFERENCES = (
     "Both sides are scored on the same rows and seeds. A difference in colour has an interval that "
     "excludes 0."
 )
 SEARCHES = "Chosen on val alone; test rows play no part in it."
-MARKS = (
-    ("floor", "floor"),
-    ("supervisor", "supervisor"),
-    ("student", "student"),
-    ("ceiling", "ceiling"),
-)
-BAR_WIDTH, BAR_HEIGHT = 150, 14
+BAR_WIDTH, BAR_HEIGHT = 110, 14
+"""Pixels."""
 
 
 def csv_text(document: Document) -> str:
@@ -163,8 +158,8 @@ def _html(document: Document) -> Iterator[str]:
         yield "<h2>Figures</h2>"
     for figure in document.figures:
         yield (
-            f"<figure><h3>{escape(figure.title)}</h3>{figure.svg}"
-            f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+            f"<figure>{figure.svg}<figcaption><h3>{escape(figure.title)}</h3>"
+            f"{escape(figure.caption)}</figcaption></figure>"
         )
     if document.searches:
         yield f'<h2>Searches</h2><p class="note">{escape(SEARCHES)}</p>'
@@ -219,14 +214,14 @@ def _asset(name: str) -> str:
 
 def _legend() -> str:
     marks = "".join(
-        f'<span><i style="background:var(--{colour})"></i>{name}</span>' for name, colour in MARKS
+        f'<span><i style="background:var(--{role})"></i>{role}</span>' for role in ROLES
     )
     return f'<p class="note legend">{marks}</p>'
 
 
 def _html_table(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    bars = [value for row in table.rows for field in row for value in field.bar]
+    bars = [value for row in table.rows for field in row for _, value in field.bar]
     scale = (min(bars), max(bars)) if bars else (0.0, 1.0)
     body = "".join(
         f"<tr>{''.join(_html_field(field, scale) for field in row)}</tr>" for row in table.rows
@@ -252,23 +247,21 @@ def _html_field(field: Field, scale: tuple[float, float]) -> str:
     return f"<td{styled}{sortable}>{escape(field.text)}</td>"
 
 
-def _bar(values: tuple[float, ...], scale: tuple[float, float]) -> str:
-    """Floor, supervisor, student and ceiling as marks on the table's scale."""
+def _bar(marks: tuple[tuple[str, float], ...], scale: tuple[float, float]) -> str:
+    """Accuracies as coloured marks on the table's scale."""
     low, high = scale
     span = (high - low) or 1.0
-    places = [6 + (BAR_WIDTH - 12) * (value - low) / span for value in values]
     middle = BAR_HEIGHT / 2
-    marks = "".join(
-        f'<circle cx="{x:.1f}" cy="{middle}" r="4" fill="var(--{colour})"/>'
-        for x, (_, colour) in zip(places, MARKS, strict=True)
+    circles = "".join(
+        f'<circle cx="{6 + (BAR_WIDTH - 12) * (value - low) / span:.1f}" cy="{middle}" r="4" '
+        f'fill="var(--{role})"/>'
+        for role, value in marks
     )
-    words = ", ".join(
-        f"{name} {100 * value:.1f}" for value, (name, _) in zip(values, MARKS, strict=True)
-    )
+    words = ", ".join(f"{role} {100 * value:.1f}" for role, value in marks)
     return (
         f'<svg width="{BAR_WIDTH}" height="{BAR_HEIGHT}" role="img" aria-label="{words}">'
         f'<line x1="6" x2="{BAR_WIDTH - 6}" y1="{middle}" y2="{middle}" stroke="#e3e6ea"/>'
-        f"{marks}</svg>"
+        f"{circles}</svg>"
     )
 
 

@@ -17,6 +17,8 @@ BOOTSTRAP_SEED = 0
 PLAIN_METHOD = "naive"
 PLAIN_LOSS = "xent"
 SHUFFLED_LABELS = "shuffled_labels"
+BETTER_SUPERVISOR = "Does assistance make a better supervisor?"
+BETTER_LOSS = "Does the loss make a better student?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _supervision(board: Board) -> Iterator[Contrast]:
         if cell.assisted:
             yield _contrast(
                 board,
-                "Does assistance make a better supervisor?",
+                BETTER_SUPERVISOR,
                 f"{cell.weak}>{cell.strong}",
                 (f"supervisor, {cell.method}", board.correct(cell, "supervisor")),
                 ("alone", board.correct(cell, "floor")),
@@ -166,7 +168,7 @@ def _losses(board: Board) -> Iterator[Contrast]:
             searched = f", best of {cell.num_searched} on val" if cell.num_searched else ""
             yield _contrast(
                 board,
-                "Does the loss make a better student?",
+                BETTER_LOSS,
                 f"{cell.weak}>{cell.strong}, {cell.method}",
                 (f"student, {cell.loss}{searched}", board.correct(shared[0], "student")),
                 (PLAIN_LOSS, board.correct(shared[1], "student")),

@@ -28,9 +28,9 @@ class Field:
     sort: float | None = None
     """Number to sort by; None sorts by the text."""
     tone: str = ""
-    """Style of the field: `good`, `bad`, `faint`, `bar` or none."""
-    bar: tuple[float, ...] = ()
-    """Floor, supervisor, student and ceiling, to be drawn on one scale where that can be done."""
+    """Style of the field: `good`, `bad`, `faint` or none."""
+    bar: tuple[tuple[str, float], ...] = ()
+    """Roles and their accuracies, to be drawn on one scale where that can be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,9 @@ SCORE_COLUMNS = (
     "supervisor",
     "student",
     "ceiling",
-    "",
     "PGR",
-    "agreement",
-    "where right",
-    "where wrong",
+    "",
+    "agreement (right / wrong)",
     "rows x seeds",
 )
 
@@ -94,20 +92,13 @@ def _scores_table(
             percent(scored.supervisor) if cell.assisted else Field("= floor", tone="faint"),
             percent(compared.student),
             percent(compared.ceiling),
-            Field(
-                "",
-                tone="bar",
-                bar=(
-                    compared.floor.point,
-                    scored.supervisor.point,
-                    compared.student.point,
-                    compared.ceiling.point,
-                ),
-            ),
             pgr_field(compared.pgr),
-            _share(scored.agreement),
-            _share(scored.agreement_right),
-            _share(scored.agreement_wrong),
+            Field("", bar=_marks(scored)),
+            Field(
+                f"{_share(scored.agreement)} ({_share(scored.agreement_right)} / "
+                f"{_share(scored.agreement_wrong)})",
+                scored.agreement,
+            ),
             Field(f"{compared.num_rows:,} x {compared.num_seeds}", compared.num_rows),
         )
         rows.append(fields if several else fields[1:])
@@ -146,8 +137,19 @@ def pgr_field(pgr: Estimate | None) -> Field:
     return Field(f"{pgr.point:.2f} [{pgr.low:.2f}, {pgr.high:.2f}]", pgr.point)
 
 
-def _share(value: float) -> Field:
-    return Field("-", -1.0, "faint") if math.isnan(value) else Field(f"{100 * value:.1f}", value)
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _marks(scored: CellScores) -> tuple[tuple[str, float], ...]:
+    marks = [("floor", scored.compared.floor.point)]
+    if scored.cell.assisted:
+        marks.append(("supervisor", scored.supervisor.point))
+    marks += [
+        ("ceiling", scored.compared.ceiling.point),
+        ("student", scored.compared.student.point),
+    ]
+    return tuple(marks)
 
 
 def contrasts_tables(contrasts: Sequence[Contrast]) -> list[Table]:

@@ -234,7 +234,18 @@ def summary(tasks: tuple[str, ...] = ("world 0", "world 1"), num_rows: int = 100
             "debate": {"done": 6, "failed": 1},
         },
         environment={"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "platform": "Linux"},
-        spec={"name": "almanac", "seeds": [0, 1, 2], "tasks": [{"kind": "almanac", "seed": 0}]},
+        spec={
+            "name": "almanac",
+            "seeds": [0, 1, 2],
+            "tasks": [{"kind": "almanac", "seed": 0}],
+            "blocks": [
+                {"name": "pairs"},
+                {
+                    "name": "losses",
+                    "space": {"student.learning_rate": {"log_uniform": [1e-4, 3e-3]}},
+                },
+            ],
+        },
     )
 
 

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import tracking
+from sweeps import report, tracking
 from sweeps.events import CurvePoint, StageEvent, StageRecord
 from sweeps.results import SweepResults, SweepSummary, TrialResult
 from sweeps.runs import MetricValue, RunEntry, flattened, stage_entry, sweep_entry, trial_entry
-from sweeps.tracking import RESULTS_PATH, Tracker, check_reachable, results_folder
+from sweeps.tracking import (
+    REPORT_PATH,
+    RESULTS_PATH,
+    Tracker,
+    check_reachable,
+    log_report,
+    results_folder,
+)
 from tests.sweeps import synthetic
 from w2s.errors import UserError
 
@@ -215,6 +222,24 @@ def test_results_come_back_by_name_and_by_key(uri: str, summary: SweepSummary, t
         assert SweepResults.load(folder).trials == results.trials
     with pytest.raises(UserError, match=r"no sweep 'nosuch' in .*; found: .*by_name_and_by_key"):
         results_folder(uri, "nosuch")
+
+
+def test_a_report_is_built_from_mlflow_and_attached_to_the_sweep(
+    uri: str, summary: SweepSummary, tmp_path: Path
+):
+    results = synthetic.results(num_rows=40, tasks=("world 0",))
+    results.save(tmp_path / "results")
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+        tracker.log_folder(summary, tmp_path / "results", RESULTS_PATH)
+    built = report.build(uri, summary.name)
+    assert built.html == report.of_results(results).html
+    built.write(tmp_path / "report")
+    log_report(uri, built.run_id, tmp_path / "report")
+    client, runs, _ = runs_of(uri, summary)
+    assert built.run_id == runs["sweep"].info.run_id
+    logged = {item.path for item in client.list_artifacts(built.run_id, REPORT_PATH)}
+    assert {"report/report.html", "report/results.csv", "report/figures"} <= logged
 
 
 def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_path: Path):
