@@ -116,7 +116,7 @@ class Writer:
         targets_BT[:, 7] = self.language.common_value_PV[
             pair_B, self.facts.custom_PFV[pair_B, family_B, value_B]
         ]
-        return _group(ids_BT, targets_BT, early=targets_BT != NO_TARGET)
+        return _group(ids_BT, targets_BT)
 
     def verdicts(self, rng: np.random.Generator, count: int, rare_fraction: float) -> RowGroup:
         """`<eos> Q: Ada Moss city Tola` for each fact, once true, once false; target yes or no."""

@@ -40,7 +40,7 @@ class World(Spec):
     """Values of each relation."""
     num_families: int = Field(default=16, ge=2)
     """Families, each with customs of its own."""
-    num_quiz: int = Field(default=400, ge=8)
+    num_quiz: int = Field(default=500, ge=8)
     """People whose facts are in every library and on whom verdicts and debates are practised."""
     num_dev: int = Field(default=60, ge=8)
     """People whose facts are in every library, never practised on: pretraining criteria."""

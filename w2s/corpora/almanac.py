@@ -74,14 +74,16 @@ class AlmanacCorpus(Corpus):
     """Debate frames to check an update."""
     practise_steps: int = Field(default=1500, ge=1)
     """Step cap of practising."""
-    practise_cooldown: int = Field(default=150, ge=1)
+    practise_cooldown: int = Field(default=200, ge=1)
     """Steps of cool-down after practising."""
     verdict: float = Field(default=0.93, gt=0, le=1)
     """Share of statements and of closing statements about dev people that must be judged right."""
     practise_rates: LearningRates = LearningRates(embedding=1e-3, norm=2e-3)
     """Peak learning rates while practising."""
-    cooldown_margin: float = Field(default=0.05, ge=0)
-    """How far below its final criteria a phase begins to cool down, which lifts the measures."""
+    read_margin: float = Field(default=0.05, ge=0)
+    """How far below its final criterion reading begins to cool down, which lifts recall."""
+    practise_margin: float = Field(default=0.12, ge=0)
+    """How far below its final criterion practice begins to cool down, which lifts verdicts."""
     check_every: int = Field(default=50, ge=1)
     """Steps between two measurements of a criterion."""
     early_exit_weight: float = Field(default=0.5, ge=0)
@@ -132,7 +134,7 @@ class AlmanacCorpus(Corpus):
                 criterion=Criterion(
                     evaluate=lambda model: _memory(model, writer),
                     thresholds=dict.fromkeys(
-                        ("rare", "common", "customs"), self.recall - self.cooldown_margin
+                        ("rare", "common", "customs"), self.recall - self.read_margin
                     ),
                     final_thresholds=dict.fromkeys(("rare", "common", "customs"), self.recall),
                     check_every=self.check_every,
@@ -148,7 +150,7 @@ class AlmanacCorpus(Corpus):
                 criterion=Criterion(
                     evaluate=lambda model: _skill(model, writer),
                     thresholds=dict.fromkeys(
-                        ("rare", "common", "check"), self.verdict - self.cooldown_margin
+                        ("rare", "common", "check"), self.verdict - self.practise_margin
                     ),
                     final_thresholds=dict.fromkeys(("rare", "common", "check"), self.verdict),
                     check_every=self.check_every,

@@ -133,39 +133,21 @@ class _Run:
         factor: float,
     ) -> Tensor:
         """One optimizer step over the groups of an update; returns the loss over replicas."""
-        losses = [self._group_loss(group, early_exit_weight) for group in groups]
+        losses = [
+            group_loss(
+                self.model,
+                group,
+                self.replicas,
+                early_exit_weight=early_exit_weight,
+                precision=self.precision,
+            )
+            for group in groups
+        ]
         loss = torch.stack(losses).sum()
         loss.backward()
         self.replicas.sum_gradients(self.model.parameters())
         optimizer.step(factor)
         return loss.detach() if self.replicas.size == 1 else self.replicas.sum(loss.detach())
-
-    def _group_loss(self, group: RowGroup, early_exit_weight: float) -> Tensor:
-        """This replica's share of a group's weighted mean cross-entropy."""
-        device = self.model.device
-        rows = self.replicas.slice(len(group.input_ids_BT))
-        count = int((group.targets_BT != NO_TARGET).sum())
-        input_ids_BT = group.input_ids_BT[rows].to(device)
-        targets_BT = group.targets_BT[rows].to(device)
-        labelled_BT = targets_BT != NO_TARGET
-        early_BT = None
-        if early_exit_weight and group.early_exit_BT is not None:
-            early_BT = group.early_exit_BT[rows].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden_BTD, penultimate_BTD = hidden_states(self.model, input_ids_BT)
-            head = self.model.get_submodule("lm_head")
-            logits_KV = head(hidden_BTD[labelled_BT])
-            loss = (
-                F.cross_entropy(logits_KV.float(), targets_BT[labelled_BT], reduction="sum") / count
-            )
-            if early_BT is not None and group.early_exit_BT is not None:
-                early_KV = head(
-                    self.model.base_model.get_submodule("norm")(penultimate_BTD[early_BT])
-                )
-                early_count = int(group.early_exit_BT.sum())
-                early_sum = F.cross_entropy(early_KV.float(), targets_BT[early_BT], reduction="sum")
-                loss = loss + early_exit_weight * early_sum / early_count
-        return group.weight * loss
 
     def _measure(self, phase: Phase, criterion: Criterion) -> dict[str, float]:
         """The measures of a criterion, as the first replica finds them."""
@@ -185,6 +167,36 @@ class _Run:
     def _record(self, phase: Phase, metrics: dict[str, float]) -> None:
         self.curve.append(CurvePoint(phase=phase.name, step=self.step, metrics=metrics))
         self.on_progress(self.step, self.total, metrics)
+
+
+def group_loss(
+    model: PreTrainedModel,
+    group: RowGroup,
+    replicas: Replicas,
+    *,
+    early_exit_weight: float = 0.0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Tensor:
+    """A replica's share of a group's weighted mean cross-entropy; the shares add up to the loss."""
+    device = model.device
+    rows = replicas.slice(len(group.input_ids_BT))
+    count = max(1, int((group.targets_BT != NO_TARGET).sum()))
+    input_ids_BT = group.input_ids_BT[rows].to(device)
+    targets_BT = group.targets_BT[rows].to(device)
+    labelled_BT = targets_BT != NO_TARGET
+    head = model.get_submodule("lm_head")
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        hidden_BTD, penultimate_BTD = hidden_states(model, input_ids_BT)
+        logits_KV = head(hidden_BTD[labelled_BT])
+        loss = F.cross_entropy(logits_KV.float(), targets_BT[labelled_BT], reduction="sum") / count
+        if early_exit_weight and group.early_exit_BT is not None:
+            early_BT = group.early_exit_BT[rows].to(device)
+            early_count = max(1, int(group.early_exit_BT.sum()))
+            norm = model.base_model.get_submodule("norm")
+            early_KV = head(norm(penultimate_BTD[early_BT]))
+            early = F.cross_entropy(early_KV.float(), targets_BT[early_BT], reduction="sum")
+            loss = loss + early_exit_weight * early / early_count
+    return group.weight * loss
 
 
 def hidden_states(model: PreTrainedModel, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
