@@ -4,6 +4,7 @@ import argparse
 import signal
 import threading
 
+from serving.howto import describe
 from serving.models import ServedModel
 from sweeps.config import Runtime, load
 from sweeps.plan import Planner, Point, walk
@@ -30,8 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         backend = Vllm(http_port=arguments.port)
         print(f"bringing up {', '.join(rungs)} ...", flush=True)
         with backend.serve(models, runtime.serve) as endpoints:
-            for rung, model in zip(rungs, models, strict=True):
-                _print_calls(rung, endpoints[model.name].base_url, model.name)
+            print(describe(list(endpoints.values())), flush=True)
             print("up; Ctrl-C ends it", flush=True)
             _wait_for_signal()
     return 0
@@ -66,19 +66,6 @@ def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
             f"{model.name} ({model.key}) is not in the store {store.root} yet; `w2s run {file}` pretrains it"
         )
     return served_model(model, store)
-
-
-def _print_calls(rung: str, url: str, name: str) -> None:
-    print(
-        f"""
-{rung}: model id {name!r} at {url}
-  curl {url}/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{name}", "prompt": "Q:", "max_tokens": 8, "seed": 0}}'
-  from openai import OpenAI
-  OpenAI(base_url="{url}", api_key="none").completions.create(model="{name}", prompt="Q:", max_tokens=8)
-""",
-        flush=True,
-    )
 
 
 def _wait_for_signal() -> None:
