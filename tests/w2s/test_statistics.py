@@ -42,7 +42,9 @@ def test_interval_of_one_seed_is_the_binomial_one() -> None:
 def test_seeds_that_differ_widen_the_interval() -> None:
     rows = np.repeat([1.0, 0.0], [700, 300])
     alike = np.stack([rows] * 4)
-    unlike = np.stack([np.repeat([1.0, 0.0], [count, 1000 - count]) for count in (500, 600, 800, 900)])
+    unlike = np.stack(
+        [np.repeat([1.0, 0.0], [count, 1000 - count]) for count in (500, 600, 800, 900)]
+    )
     assert unlike.mean() == alike.mean()
     narrow, wide = mean(alike, seed=0), mean(unlike, seed=0)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
@@ -101,7 +103,9 @@ def test_interval_of_pgr_is_finite_at_the_edge_of_noise() -> None:
     rng = np.random.default_rng(5)
     finite = 0
     for _ in range(30):
-        found = compare(right(rng, 0.5, 1, 60), right(rng, 0.6, 1, 60), right(rng, 0.7, 1, 60), seed=0)
+        found = compare(
+            right(rng, 0.5, 1, 60), right(rng, 0.6, 1, 60), right(rng, 0.7, 1, 60), seed=0
+        )
         if found.pgr is not None:
             finite += math.isfinite(found.pgr.low) and math.isfinite(found.pgr.high)
         else:

@@ -153,9 +153,7 @@ def _resolve_hub(source: PretrainedModel) -> PretrainedModel:
         raise UserError(
             f"{where}: no such local folder, and the hub has none (or it is private: set HF_TOKEN)"
         ) from error
-    except (
-        Exception
-    ) as unreachable:  # whatever the HTTP client raises: then only the cache can help
+    except Exception as unreachable:  # of whichever HTTP client the hub's library uses
         try:
             folder = Path(
                 snapshot_download(

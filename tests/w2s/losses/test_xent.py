@@ -24,7 +24,9 @@ class Constant(nn.Module):
 def loss_of(loss: Xent, targets: list[list[float]]) -> float:
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # P = (1/4, 3/4), (1/2, 1/2)
     ids = torch.zeros(2, 1, dtype=torch.long)
-    return float(loss(Constant(logits), Batch(ids, ids + 1, torch.tensor(targets)), 0.0).loss.detach())
+    return float(
+        loss(Constant(logits), Batch(ids, ids + 1, torch.tensor(targets)), 0.0).loss.detach()
+    )
 
 
 def test_soft_labels_weigh_the_classes() -> None:

@@ -1,0 +1,194 @@
+"""Models from outside: what counts as one, and what its fingerprint depends on."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, GPT2Config, LlamaConfig
+
+from w2s.errors import UserError
+from w2s.models.source import PretrainedModel, num_parameters, resolve
+from w2s.spec import digest
+
+LLAMA = LlamaConfig(
+    vocab_size=40,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=32,
+    tie_word_embeddings=False,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-llama"
+    AutoModelForCausalLM.from_config(LLAMA).save_pretrained(path)
+    (path / "tokenizer.json").write_text("{}")
+    return path
+
+
+class ConnectError(Exception):
+    """What an HTTP client raises when nobody answers."""
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise ConnectError("no route to host")
+
+
+def test_folder_gets_a_fingerprint(folder: Path) -> None:
+    found = resolve(PretrainedModel(path=str(folder)))
+    assert found.path == str(folder)
+    assert len(found.fingerprint) == 16
+    assert found.name == "tiny-llama"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_fingerprint_follows_content(folder: Path, name: str) -> None:
+    before = resolve(PretrainedModel(path=str(folder)))
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    assert resolve(PretrainedModel(path=str(folder))).fingerprint != before.fingerprint
+
+
+def test_fingerprint_does_not_follow_place_or_notes(folder: Path, tmp_path: Path) -> None:
+    before = resolve(PretrainedModel(path=str(folder))).fingerprint
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    (moved / "README.md").write_text("a copy")
+    assert resolve(PretrainedModel(path=str(moved))).fingerprint == before
+
+
+def test_fingerprint_is_identity(folder: Path) -> None:
+    plain = PretrainedModel(path=str(folder))
+    assert digest(plain) != digest(resolve(plain))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", r"not a model folder: no config\.json; found"),
+        ("model.safetensors", "no safetensors weights; found config.json"),
+        ("tokenizer.json", "no tokenizer"),
+    ],
+)
+def test_folder_that_lacks_a_part_is_refused(folder: Path, missing: str, message: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        resolve(PretrainedModel(path=str(folder)))
+
+
+def test_pickled_weights_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is pickled and is not loaded"):
+        resolve(PretrainedModel(path=str(folder)))
+
+
+@pytest.mark.parametrize("path", ["./no/such/folder", "/no/such/folder", "a/b/c"])
+def test_place_without_a_folder_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match="found nothing there"):
+        resolve(PretrainedModel(path=path))
+
+
+def test_file_is_not_a_folder(folder: Path) -> None:
+    with pytest.raises(UserError, match="found a file"):
+        resolve(PretrainedModel(path=str(folder / "config.json")))
+
+
+def test_revision_of_a_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="revision"):
+        resolve(PretrainedModel(path=str(folder), revision="step1000"))
+
+
+def test_hub_id_without_a_hub_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"lab/tiny.*hub does not answer \(ConnectError\)"):
+        resolve(PretrainedModel(path="lab/tiny"))
+
+
+def test_unknown_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        response: Any = SimpleNamespace(headers={}, request=None)
+        raise RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr(HfApi, "model_info", unknown)
+    with pytest.raises(UserError, match=r"lab/tiny.*the hub has none"):
+        resolve(PretrainedModel(path="lab/tiny"))
+
+
+def test_hub_id_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(weights: str) -> SimpleNamespace:
+        small = {"lfs": None, "blob_id": "b" * 40}
+        names = ("config.json", "tokenizer.json", "README.md")
+        files = [SimpleNamespace(rfilename=name, **small) for name in names]
+        lfs = SimpleNamespace(sha256=weights)
+        files.append(SimpleNamespace(rfilename="model.safetensors", lfs=lfs, blob_id="c" * 40))
+        return SimpleNamespace(sha="d" * 40, siblings=files)
+
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info("1" * 64))
+    found = resolve(PretrainedModel(path="lab/tiny", revision="main"))
+    assert found.revision == "d" * 40
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info("2" * 64))
+    assert (
+        resolve(PretrainedModel(path="lab/tiny", revision="main")).fingerprint != found.fingerprint
+    )
+
+
+def test_cached_snapshot_serves_without_a_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "cache" / ("e" * 40)
+    shutil.copytree(folder, snapshot)
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    found = resolve(PretrainedModel(path="lab/tiny"))
+    assert found.revision == "e" * 40
+    assert found.fingerprint == resolve(PretrainedModel(path=str(folder))).fingerprint
+
+
+def test_parameters_are_counted_without_the_language_model_head(folder: Path) -> None:
+    count = num_parameters(str(folder))
+    layer = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
+    assert count.total == 40 * 16 + 2 * layer + 16
+    assert count.embedding == 40 * 16
+    assert count.non_embedding == 2 * layer + 16
+    assert PretrainedModel(path=str(folder)).size() == count.total
+
+
+def test_tables_of_positions_are_embeddings(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=8)
+    config.save_pretrained(tmp_path)
+    assert num_parameters(str(tmp_path)).embedding == 40 * 16 + 8 * 16
+
+
+def test_poolers_are_not_counted(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+    )
+    config.save_pretrained(tmp_path)
+    without = BertModel(config, add_pooling_layer=False)
+    assert num_parameters(str(tmp_path)).total == sum(p.numel() for p in without.parameters())
+
+
+def test_unreadable_config_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-family"}))
+    with pytest.raises(UserError, match="cannot read the shape"):
+        num_parameters(str(tmp_path))
+
+
+def test_counting_leaves_the_default_device_alone(folder: Path) -> None:
+    num_parameters(str(folder))
+    assert torch.zeros(1).device.type == "cpu"

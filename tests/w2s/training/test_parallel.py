@@ -1,0 +1,134 @@
+"""Replicas: rows are shared out and put together again, and two train like one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from transformers import LlamaConfig, LlamaModel
+
+from w2s.losses.confidence import Confidence
+from w2s.losses.xent import Xent
+from w2s.models.classifier import Classifier, prepare_backbone
+from w2s.training.batching import TokenRows
+from w2s.training.config import TrainConfig
+from w2s.training.loop import finetune, predict
+from w2s.training.parallel import Replicas
+
+# 33 rows: the last update has one row, none of which is the first replica's.
+NUM_ROWS = 33
+LOSSES = {"confidence": Confidence(max_weight=0.75, warmup_fraction=0.1), "xent": Xent()}
+
+
+def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str, torch.Tensor]:
+    """A small training and its predictions."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(3, 9, size=NUM_ROWS)
+    rows = TokenRows.from_lists([rng.integers(1, 32, size=size).tolist() for size in sizes])
+    p1 = rng.random(NUM_ROWS)
+    classifier = Classifier.fresh(prepare_backbone(LlamaModel(config)), 2, seed=0)
+    curve = finetune(
+        classifier,
+        rows,
+        np.stack([1 - p1, p1], 1),
+        LOSSES[kind],
+        TrainConfig(learning_rate=3e-3, epochs=2, batch_size=32, weight_decay=0.1),
+        seed=0,
+        replicas=replicas,
+        micro_batch_size=micro_batch_size,
+    )
+    return {
+        "weights": torch.cat([value.detach().flatten() for value in classifier.parameters()]),
+        "predictions": torch.from_numpy(predict(classifier, rows, replicas=replicas)),
+        "losses": torch.tensor([point["loss"] for point in curve]),
+    }
+
+
+def replica(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    replicas = Replicas.current()
+    local = torch.arange(5.0)[replicas.slice(5)].unsqueeze(1)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    if rank == 0:
+        parameter.grad = torch.tensor([1.0, 2.0])
+    replicas.sum_gradients([parameter])
+    found = {
+        "gathered": replicas.gather_rows(local, 5),
+        "gradient": parameter.grad,
+        **{kind: job(kind, replicas, None) for kind in LOSSES},
+        "both cut": job("confidence", replicas, 6),
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of two replicas found."""
+    folder: Path = tmp_path_factory.mktemp("replicas")
+    spawn(replica, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 5, 32])
+def test_slices_share_out_every_row_once(size: int, count: int) -> None:
+    rows = [row for rank in range(size) for row in range(count)[Replicas(rank, size).slice(count)]]
+    assert rows == list(range(count))
+
+
+def test_alone_there_is_nothing_to_send() -> None:
+    assert Replicas.current() == Replicas(rank=0, size=1)
+    tensor = torch.ones(3)
+    assert Replicas().sum(tensor) is tensor
+    assert Replicas().gather_rows(tensor, 3) is tensor
+
+
+def test_rows_come_together_in_order(pair: list[dict]) -> None:
+    for found in pair:
+        assert found["gathered"].flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_replica_without_a_gradient_receives_it(pair: list[dict]) -> None:
+    for found in pair:
+        assert found["gradient"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [*LOSSES, "both cut"])
+def test_replicas_agree_to_the_last_bit(pair: list[dict], kind: str) -> None:
+    for name, value in pair[0][kind].items():
+        assert torch.equal(value, pair[1][kind][name]), name
+
+
+@pytest.mark.parametrize("kind", [*LOSSES, "both cut"])
+def test_two_train_like_one(pair: list[dict], kind: str) -> None:
+    alone = job("confidence" if kind == "both cut" else kind, Replicas(), None)
+    for name, value in alone.items():
+        torch.testing.assert_close(pair[0][kind][name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_more_workers_than_rows_are_refused() -> None:
+    config = LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    classifier = Classifier.fresh(prepare_backbone(LlamaModel(config)), 2)
+    rows = TokenRows.from_lists([[1], [2]])
+    with pytest.raises(ValueError, match="use at most 1 workers"):
+        finetune(
+            classifier,
+            rows,
+            np.eye(2),
+            Xent(),
+            TrainConfig(batch_size=1),
+            seed=0,
+            replicas=Replicas(0, 2),
+        )
