@@ -9,13 +9,10 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from w2s.errors import UserError
 from w2s.spec import Spec, digest
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -38,7 +35,7 @@ class PretrainedModel(Spec):
     revision: str | None = None
     """Commit, tag or branch of a hub id; `resolve` replaces it by the commit."""
     fingerprint: str = ""
-    """Digest of config, tokenizer and weights; filled by `resolve`."""
+    """Digest of config, tokenizer and weights, or of the hub id and its commit; see `resolve`."""
 
     @property
     def name(self) -> str:
@@ -146,9 +143,7 @@ def _resolve_hub(source: PretrainedModel) -> PretrainedModel:
         f" at revision {source.revision!r}" if source.revision else ""
     )
     try:
-        info = HfApi().model_info(
-            source.path, revision=source.revision, files_metadata=True, timeout=10
-        )
+        info = HfApi().model_info(source.path, revision=source.revision, timeout=10)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(
             f"{where}: no such local folder, and the hub has none (or it is private: set HF_TOKEN)"
@@ -169,24 +164,15 @@ def _resolve_hub(source: PretrainedModel) -> PretrainedModel:
                 f"answer ({type(unreachable).__name__}); give a folder with config.json, "
                 "*.safetensors and a tokenizer"
             ) from unreachable
-        # A snapshot's folder is named by its commit.
-        return source.model_copy(
-            update={"revision": folder.name, "fingerprint": fingerprint(folder)}
-        )
+        names = [path.name for path in folder.iterdir()]
+        commit = folder.name
+    else:
+        names = [file.rfilename for file in info.siblings or []]
+        commit = str(info.sha)
+    _check_files(where, sorted(names))
+    # A commit pins every file, whether it was found on the hub or in the cache.
     return source.model_copy(
-        update={"revision": info.sha, "fingerprint": _hub_fingerprint(where, info)}
-    )
-
-
-def _hub_fingerprint(where: str, info: "ModelInfo") -> str:
-    files = {file.rfilename: file for file in info.siblings or []}
-    _check_files(where, sorted(files))
-    return digest(
-        {
-            name: file.lfs.sha256 if file.lfs else str(file.blob_id)
-            for name, file in files.items()
-            if _is_identity(name)
-        }
+        update={"revision": commit, "fingerprint": digest([source.path, commit])}
     )
 
 
@@ -211,7 +197,7 @@ def _check_files(where: str, names: list[str]) -> None:
 
 
 def _is_identity(name: str) -> bool:
-    return name in IDENTITY_FILES or ("/" not in name and name.endswith(".safetensors"))
+    return name in IDENTITY_FILES or name.endswith(".safetensors")
 
 
 def _sha256(path: Path) -> str:

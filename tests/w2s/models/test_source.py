@@ -125,34 +125,38 @@ def test_unknown_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(PretrainedModel(path="lab/tiny"))
 
 
-def test_hub_id_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def info(weights: str) -> SimpleNamespace:
-        small = {"lfs": None, "blob_id": "b" * 40}
-        names = ("config.json", "tokenizer.json", "README.md")
-        files = [SimpleNamespace(rfilename=name, **small) for name in names]
-        lfs = SimpleNamespace(sha256=weights)
-        files.append(SimpleNamespace(rfilename="model.safetensors", lfs=lfs, blob_id="c" * 40))
-        return SimpleNamespace(sha="d" * 40, siblings=files)
+def hub_files(commit: str, *names: str) -> SimpleNamespace:
+    return SimpleNamespace(sha=commit, siblings=[SimpleNamespace(rfilename=name) for name in names])
 
-    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info("1" * 64))
+
+def test_hub_id_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("README.md", "config.json", "model.safetensors", "tokenizer.json")
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: hub_files("d" * 40, *names))
     found = resolve(PretrainedModel(path="lab/tiny", revision="main"))
     assert found.revision == "d" * 40
-    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info("2" * 64))
-    assert (
-        resolve(PretrainedModel(path="lab/tiny", revision="main")).fingerprint != found.fingerprint
-    )
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: hub_files("f" * 40, *names))
+    later = resolve(PretrainedModel(path="lab/tiny", revision="main"))
+    assert later.fingerprint != found.fingerprint
 
 
-def test_cached_snapshot_serves_without_a_hub(
+def test_hub_id_without_safetensors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("config.json", "pytorch_model.bin", "tokenizer.json")
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: hub_files("d" * 40, *names))
+    with pytest.raises(UserError, match=r"lab/tiny.*no safetensors weights"):
+        resolve(PretrainedModel(path="lab/tiny"))
+
+
+def test_cached_snapshot_is_the_same_model_as_on_the_hub(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: hub_files("e" * 40, *names))
+    online = resolve(PretrainedModel(path="lab/tiny"))
     snapshot = tmp_path / "cache" / ("e" * 40)
     shutil.copytree(folder, snapshot)
     monkeypatch.setattr(HfApi, "model_info", unreachable)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
-    found = resolve(PretrainedModel(path="lab/tiny"))
-    assert found.revision == "e" * 40
-    assert found.fingerprint == resolve(PretrainedModel(path=str(folder))).fingerprint
+    assert resolve(PretrainedModel(path="lab/tiny")) == online
 
 
 def test_parameters_are_counted_without_the_language_model_head(folder: Path) -> None:
