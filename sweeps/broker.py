@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """How often the broker looks for silent callers, idle gangs and new nodes."""
-CLOSE_TIMEOUT_S = 5.0
-"""Time served models have to go away."""
+CLOSE_TIMEOUT_S = 6.0
+"""Time that gangs and served models have to go away by themselves."""
 
 
 def _actor(cls: type, **options: int) -> Any:
@@ -114,16 +114,17 @@ class StageBroker:
         self._change()
         return number
 
-    async def wait(self, caller: str, number: int, timeout_s: float) -> bool:
-        """Wait until everything a request awaits is there; False when time is up before.
+    async def wait(self, caller: str, number: int) -> bool:
+        """Wait until everything a request awaits is there; False: not yet, call again.
 
         Raises:
             StageFailed: one of its stages failed.
             KeyError: the request was dropped because its caller had fallen silent.
         """
-        deadline = time.monotonic() + timeout_s
+        # The call of a caller that died would go on: only a new call is a sign of life.
+        self._seen[caller] = time.monotonic()
+        deadline = time.monotonic() + self._execution.lease_s / 4
         while True:
-            self._seen[caller] = time.monotonic()
             changed = self._changed
             if self._bug is not None:
                 raise self._bug
@@ -162,12 +163,13 @@ class StageBroker:
         return self._board.events[after:]
 
     async def close(self) -> None:
-        """Stop giving out work and take served models down; the caller then kills the actor."""
+        """Let gangs end and take served models down; the caller kills the actor afterwards."""
         self._closing = True
         self._gangs.stop_all()
-        if self._host is not None:
-            with contextlib.suppress(TimeoutError, RayActorError, RayTaskError):
-                await asyncio.wait_for(self._host.close.remote(), CLOSE_TIMEOUT_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                asyncio.gather(self._close_host(), self._gangs.ended()), CLOSE_TIMEOUT_S
+            )
 
     # For workers
 
@@ -179,9 +181,14 @@ class StageBroker:
 
     async def report(self, key: str, step: int, total: int, metrics: dict[str, float]) -> bool:
         """Progress of a running stage; returns whether anybody still awaits it."""
-        return self._board.report(key, step, total, metrics)
+        return self._board.report(key, step, total, metrics) and not self._closing
 
     # Inside
+
+    async def _close_host(self) -> None:
+        if self._host is not None:
+            with contextlib.suppress(RayActorError, RayTaskError):
+                await self._host.close.remote()
 
     def _present(self, roots: Sequence[Stage]) -> set[str]:
         return self._store.present(closure(roots).values())

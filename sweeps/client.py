@@ -10,9 +10,6 @@ from sweeps.events import BrokerSnapshot, StageEvent
 from w2s.errors import StageFailed
 from w2s.stages.base import Stage
 
-POLL_S = 5.0
-"""Longest time a caller waits in one call: each call is a sign of life."""
-
 
 class BrokerClient:
     """A caller's end of the broker: the driver's, or a trial's.
@@ -46,7 +43,7 @@ class BrokerClient:
         try:
             while True:
                 try:
-                    if ray.get(self._broker.wait.remote(self._caller, current, POLL_S)):
+                    if ray.get(self._broker.wait.remote(self._caller, current)):
                         return
                 except RayTaskError as error:
                     if isinstance(error.cause, StageFailed):

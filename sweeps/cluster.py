@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 8.0
 """Time a cluster has to answer."""
+HTTP2_SETTINGS = b"\x04"
+"""Type of the first frame either side sends, after three bytes of its length."""
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 OBJECT_STORE_BYTES = 500 * 2**20
 """Size of the object store of a local cluster: artifacts travel through the artifact store."""
 
@@ -100,17 +103,17 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def _join(address: str) -> None:
-    if address.startswith("ray://"):
+    if address.startswith(("ray://", "http://", "https://")):
         raise UserError(
             f"cannot join {address!r} from outside the cluster; submit the sweep to it: "
             "ray job submit --address http://HOST:8265 -- w2s run FILE"
         )
-    if address not in ("auto", "local"):
+    if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
             raise UserError(f"Ray address {address!r} is not HOST:PORT or auto")
         try:
-            socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+            _check_answers(host, int(port))
         except OSError as error:
             raise UserError(
                 f"no Ray cluster answers at {address!r} ({error}); check `ray status` there, or "
@@ -122,6 +125,20 @@ def _join(address: str) -> None:
         raise UserError(
             f"cannot join the Ray cluster at {address!r}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _check_answers(host: str, port: int) -> None:
+    """Whether a gRPC server listens there; Ray itself would wait for 40 s for one.
+
+    Raises:
+        OSError: nobody answers in time, or not in HTTP/2.
+    """
+    with socket.create_connection((host, port), timeout=ANSWER_TIMEOUT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        connection.sendall(HTTP2_GREETING)
+        if connection.recv(4)[3:] != HTTP2_SETTINGS:
+            raise OSError("something else listens on that port")
 
 
 @contextlib.contextmanager

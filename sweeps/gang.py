@@ -286,6 +286,11 @@ class GangPool:
         for gang in self.gangs.values():
             self._stop(gang)
 
+    async def ended(self) -> None:
+        """Wait until no gang is left."""
+        while self.gangs:
+            await asyncio.sleep(0.05)
+
     # Inside
 
     def _join(self, gang: Gang, group: str, rank: int) -> None:

@@ -89,8 +89,8 @@ def check_fits(shape: GangShape, nodes: Sequence[Resources]) -> None:
     asked = " and ".join(f"{need:g} {name}" for name, need in shape.per_worker.items())
     raise UserError(
         f"training asks for {shape.num_workers} worker(s) with {asked} each, which this cluster "
-        f"can never give; its {len(nodes)} node(s) have: {found or 'nothing'}; ask for fewer workers "
-        "or less per worker, or join a larger cluster"
+        f"can never give; its {len(nodes)} node(s) have: {found or 'nothing'}; ask for fewer "
+        "workers or less per worker, or join a larger cluster"
     )
 
 

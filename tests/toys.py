@@ -21,13 +21,15 @@ class Number(Stage):
     """The number."""
     fails: bool = False
     """Raise instead."""
+    obstacle: str = ""
+    """File whose existence makes the stage fail; empty: none."""
 
     @property
     def name(self) -> str:
         return f"number {self.value}"
 
     def run(self, context: StageContext) -> None:
-        if self.fails:
+        if self.fails or (self.obstacle and Path(self.obstacle).exists()):
             raise ArithmeticError(f"no number {self.value}")
         (context.output_dir / "number.json").write_text(json.dumps({"value": self.value}))
 
@@ -45,6 +47,8 @@ class Sum(Stage):
     """File that gets a line (tag, process id) per run; empty: none."""
     gate: str = ""
     """File that must appear before the stage ends; empty: none."""
+    obstacle: str = ""
+    """File whose existence makes the stage fail; empty: none."""
     model: str | None = None
     """Base model it holds."""
     work: float = 0.0
@@ -65,6 +69,8 @@ class Sum(Stage):
         if self.log and (context.replicas or Replicas()).rank == 0:
             with open(self.log, "a") as log:
                 log.write(f"{self.tag} {os.getpid()}\n")
+        if self.obstacle and Path(self.obstacle).exists():
+            raise ArithmeticError(f"{self.tag} meets an obstacle")
         step = 0
         while self.gate and not Path(self.gate).exists():
             step += 1
