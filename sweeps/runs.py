@@ -5,6 +5,7 @@ sweep's run. Both are plain specs that go through JSON, so that a log can wait f
 `sweeps.tracking` writes them.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -81,6 +82,36 @@ class FolderEntry(Spec):
     artifact_path: str
     """Folder among the artifacts of the parent run."""
 
+
+TRIALS_VIEW = "trials"
+"""Key of the view of the runs table that shows trials with their scores."""
+_VIEW_COLUMNS = (
+    *(f"params.`{name}`" for name in ("block", "task", "weak", "strong", "method", "loss")),
+    *(
+        f"metrics.`{name}`"
+        for name in ("floor", "supervisor", "test_accuracy", "ceiling", "pgr", "val_accuracy")
+    ),
+)
+EXPERIMENT_TAGS = {
+    # The MLflow UI then opens on runs, not on its pages for agents.
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{TRIALS_VIEW}": json.dumps(
+        {
+            "searchFilter": "tags.`w2s.trial` LIKE '%'",
+            "orderByKey": "attributes.`Created`",
+            "orderByAsc": False,
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "modelVersionFilter": "All Runs",
+            "selectedColumns": _VIEW_COLUMNS,
+            "runsExpanded": {},
+            "runsPinned": [],
+            "runsHidden": [],
+        }
+    ),
+}
+"""Tags of a sweep's experiment: what its page in the UI shows."""
 
 Entry = RunEntry | FolderEntry
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
@@ -162,7 +193,7 @@ def trial_entry(
         experiment=summary.name,
         sweep_key=summary.sweep_key,
         identity=f"trial:{trial.trial_id}",
-        name=trial.name,
+        name=_trial_name(summary, trial),
         status=status,
         started=started,
         finished=finished,
@@ -187,6 +218,18 @@ def trial_entry(
         },
         metrics=tuple(values),
     )
+
+
+def _trial_name(summary: SweepSummary, trial: TrialResult) -> str:
+    """The trial's name, with what tells it from the sweep's others: task and searched values."""
+    task = f"{trial.task} " if len(summary.tasks) > 1 else ""
+    values = ", ".join(
+        f"{path.rpartition('.')[2]} {value:.3g}"
+        if isinstance(value, float)
+        else f"{path.rpartition('.')[2]} {value}"
+        for path, value in trial.hyperparameters.items()
+    )
+    return f"{task}{trial.name}" + (f" ({values})" if values else "")
 
 
 def stage_entry(summary: SweepSummary, event: StageEvent) -> RunEntry | None:

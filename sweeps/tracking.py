@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import ValidationError
 
 from sweeps.results import SweepSummary
-from sweeps.runs import ENTRY, DataSet, Entry, FolderEntry, RunEntry
+from sweeps.runs import ENTRY, EXPERIMENT_TAGS, TRIALS_VIEW, DataSet, Entry, FolderEntry, RunEntry
 from w2s.errors import UserError
 from w2s.spec import digest
 
@@ -331,7 +331,9 @@ class _Writer:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 location = artifact_location(self._uri, name)
-                self._experiments[name] = self._client.create_experiment(name, location)
+                self._experiments[name] = self._client.create_experiment(
+                    name, location, EXPERIMENT_TAGS
+                )
             else:
                 if found.lifecycle_stage == "deleted":
                     self._client.restore_experiment(found.experiment_id)
@@ -481,6 +483,24 @@ def results_folder(uri: str, sweep: str) -> tuple[Path, str]:
     if sweep in found:
         raise UserError(f"sweep {sweep!r} has left no results in {uri} yet; run it to its end")
     raise UserError(f"no sweep {sweep!r} in {uri}; found: {', '.join(found) or 'none'}")
+
+
+def trial_pages(uri: str, address: str) -> dict[str, str]:
+    """Page of the MLflow UI that lists a sweep's trials with their scores, by the sweep's name.
+
+    Args:
+        uri: tracking URI.
+        address: where the UI is served, such as `http://127.0.0.1:5000`.
+    """
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    return {
+        experiment.name: f"{address.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs"
+        f"?viewStateShareKey={TRIALS_VIEW}"
+        for experiment in MlflowClient(tracking_uri=uri).search_experiments()
+        if f"mlflow.sharedViewState.{TRIALS_VIEW}" in experiment.tags
+    }
 
 
 def log_report(uri: str, run_id: str, folder: Path) -> None:

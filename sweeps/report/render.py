@@ -16,8 +16,8 @@ INTERVALS = (
     "Accuracies are in percent of the test rows, means over seeds. Brackets: 95 % intervals from a "
     "paired bootstrap over rows (whole groups of them) and seeds. PGR = (student - floor) / "
     "(ceiling - floor), where the floor is the weak model alone; it is not shown where the "
-    "interval of ceiling - floor reaches 0. Agreement: share of rows on which the student says what "
-    "its supervisor says, of all rows (of those on which the supervisor is right / wrong)."
+    "interval of ceiling - floor reaches 0. Agreement: share of rows on which the student says what"
+    " its supervisor says, of all rows (of those on which the supervisor is right / wrong)."
 )
 DIFFERENCES = (
     "Both sides are scored on the same rows and seeds. A difference in colour has an interval that "

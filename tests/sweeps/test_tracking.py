@@ -1,5 +1,6 @@
 """MLflow holds each run of a sweep once, whatever happened in between."""
 
+import json
 import socket
 import sqlite3
 import threading
@@ -19,6 +20,7 @@ from sweeps.tracking import (
     check_reachable,
     log_report,
     results_folder,
+    trial_pages,
 )
 from tests.sweeps import synthetic
 from w2s.errors import UserError
@@ -240,6 +242,24 @@ def test_a_report_is_built_from_mlflow_and_attached_to_the_sweep(
     assert built.run_id == runs["sweep"].info.run_id
     logged = {item.path for item in client.list_artifacts(built.run_id, REPORT_PATH)}
     assert {"report/report.html", "report/results.csv", "report/figures"} <= logged
+
+
+def test_the_ui_has_a_page_of_trials_for_the_sweep(uri: str, summary: SweepSummary, tmp_path: Path):
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        tracker.log(sweep_entry(summary))
+    client, runs, _ = runs_of(uri, summary)
+    number = runs["sweep"].info.experiment_id
+    page = trial_pages(uri, "http://127.0.0.1:5000/")[summary.name]
+    assert page == f"http://127.0.0.1:5000/#/experiments/{number}/runs?viewStateShareKey=trials"
+    view = json.loads(client.get_experiment(number).tags["mlflow.sharedViewState.trials"])
+    assert "metrics.`pgr`" in view["selectedColumns"]
+
+
+def test_a_trial_run_is_named_by_what_tells_it_from_others(trial: TrialResult):
+    summary = synthetic.summary()  # Two tasks.
+    searched = trial.model_copy(update={"hyperparameters": {"loss.max_weight": 0.51234}})
+    entry = trial_entry(summary, searched, started=1.0, finished=2.0)
+    assert entry.name == "world 0 xs>l naive xent (max_weight 0.512)"
 
 
 def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_path: Path):
