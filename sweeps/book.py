@@ -1,7 +1,7 @@
 """The driver's book of a sweep: every point that was handed out, and how it stands.
 
-`TrialBook` makes the Tune config of a point (`configure`), follows Tune's reports (`Follow`, a Tune callback), and gives lines to
-the live view and `TrialResult`s to the results.
+`TrialBook` makes the Tune config of a point (`configure`), follows Tune's reports (`Follow`, a Tune
+callback), and gives lines to the live view and `TrialResult`s to the results.
 """
 
 import threading
@@ -14,6 +14,7 @@ from sweeps.plan import Planner, Point
 from sweeps.results import ROLES, SeedKeys, TrialResult
 from sweeps.trial import OBJECTIVE
 from w2s.experiment import Roles
+
 
 @dataclass(slots=True)
 class Entry:
@@ -50,7 +51,9 @@ class TrialBook:
         """Write a point down; a point that is there already is returned as it stands."""
         with self._lock:
             if point.id not in self.entries:
-                self.entries[point.id] = Entry(point, self._planner.roles(point), started=time.time())
+                self.entries[point.id] = Entry(
+                    point, self._planner.roles(point), started=time.time()
+                )
             return self.entries[point.id]
 
     def config(self, entry: Entry) -> dict[str, Any]:
@@ -80,8 +83,14 @@ class TrialBook:
     def name(self, entry: Entry) -> str:
         """Short name of a trial: pair, method, loss and searched values."""
         point = entry.point
-        values = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in point.values.items())
-        task = f"{self._planner.task_label(point.cell.task_index)} " if len(self._planner.sweep.tasks) > 1 else ""
+        values = ", ".join(
+            f"{path.rpartition('.')[2]} {_short(value)}" for path, value in point.values.items()
+        )
+        task = (
+            f"{self._planner.task_label(point.cell.task_index)} "
+            if len(self._planner.sweep.tasks) > 1
+            else ""
+        )
         return (
             f"{task}{point.cell.weak}>{point.cell.strong} {point.method.label} {loss_label(point)}"
             + (f" ({values})" if values else "")

@@ -1,7 +1,8 @@
 """The `w2s` command: parses the command line and hands over to one module of `sweeps.commands`.
 
-Nothing heavy is imported here: `w2s --help` answers at once. A `UserError` (or an error of the store or the serving layer that the
-user can mend) becomes one message on stderr and exit code 2; Ctrl-C ends with 130.
+Nothing heavy is imported here: `w2s --help` answers at once. A `UserError` (or an error of the
+    store or the serving layer that the user can mend) becomes one message on stderr and exit code
+    2; Ctrl-C ends with 130.
 """
 
 import argparse
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "  ray job submit --address http://HEAD:8265 --working-dir . -- w2s run examples/almanac.toml\n",
     )
     _file(run)
-    run.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else a local one is started)")
+    run.add_argument(
+        "--address", help="Ray cluster to join (default: RAY_ADDRESS, else a local one is started)"
+    )
     run.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
 
     status = verb(
@@ -81,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("file", nargs="?", help="sweep file (default: the whole store)")
     _set(status)
-    status.add_argument("--store", help="artifact store (default: that of the file, else w2s_store)")
+    status.add_argument(
+        "--store", help="artifact store (default: that of the file, else w2s_store)"
+    )
 
     explain = verb(
         "explain",
@@ -92,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("key", help="key of a stage (16 hex digits or the first few)")
     explain.add_argument("key2", nargs="?", help="another one, to compare")
-    explain.add_argument("--store", default="w2s_store", help="artifact store (default: %(default)s)")
+    explain.add_argument(
+        "--store", default="w2s_store", help="artifact store (default: %(default)s)"
+    )
 
     report = verb(
         "report",
@@ -104,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("sweep", help="name of the sweep (its MLflow experiment)")
     report.add_argument("--out", help="folder to write to (default: reports/SWEEP)")
     report.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", help="MLflow to read from (default: %(default)s)"
+        "--tracking-uri",
+        default="sqlite:///mlflow.db",
+        help="MLflow to read from (default: %(default)s)",
     )
 
     serve = verb(
@@ -115,9 +124,16 @@ def _parser() -> argparse.ArgumentParser:
         "  w2s serve examples/almanac.toml\n  w2s serve examples/almanac.toml --models xl --port 8010\n",
     )
     _file(serve)
-    serve.add_argument("--models", nargs="+", metavar="RUNG", help="rungs to serve (default: all that debate or teach)")
+    serve.add_argument(
+        "--models",
+        nargs="+",
+        metavar="RUNG",
+        help="rungs to serve (default: all that debate or teach)",
+    )
     serve.add_argument("--address", help="Ray cluster to join")
-    serve.add_argument("--port", type=int, default=8000, help="HTTP port on loopback (default: %(default)s)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="HTTP port on loopback (default: %(default)s)"
+    )
 
     debate = verb(
         "debate",
@@ -128,8 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _file(debate)
     debate.add_argument("--row", type=int, required=True, help="row of the test split, from 0")
-    debate.add_argument("--debater", metavar="RUNG", help="rung that argues (default: the last of the ladder)")
-    debate.add_argument("--seed", type=int, default=0, help="seed of sides and arguments (default: %(default)s)")
+    debate.add_argument(
+        "--debater", metavar="RUNG", help="rung that argues (default: the last of the ladder)"
+    )
+    debate.add_argument(
+        "--seed", type=int, default=0, help="seed of sides and arguments (default: %(default)s)"
+    )
     debate.add_argument("--address", help="Ray cluster to join")
 
     ui = verb(
@@ -138,9 +158,13 @@ def _parser() -> argparse.ArgumentParser:
         "Start the MLflow UI on 127.0.0.1 and stay up until Ctrl-C.",
         "  w2s ui\n  w2s ui --port 5001 --tracking-uri sqlite:///other.db\n",
     )
-    ui.add_argument("--port", type=int, default=5000, help="port on loopback (default: %(default)s)")
     ui.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", help="MLflow database (default: %(default)s)"
+        "--port", type=int, default=5000, help="port on loopback (default: %(default)s)"
+    )
+    ui.add_argument(
+        "--tracking-uri",
+        default="sqlite:///mlflow.db",
+        help="MLflow database (default: %(default)s)",
     )
 
     list_kinds = verb(
@@ -149,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
         "List the tasks, losses, methods or models that a sweep file can name, with their fields and defaults.",
         "  w2s list losses\n  w2s list tasks\n",
     )
-    list_kinds.add_argument("what", choices=("tasks", "losses", "methods", "models"), help="which kind")
+    list_kinds.add_argument(
+        "what", choices=("tasks", "losses", "methods", "models"), help="which kind"
+    )
     return parser
 
 
@@ -181,21 +207,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.verb is None:
         parser.print_help()
         return 0
-    # Before any of the libraries is imported: none of them phones home, and idle OpenMP threads sleep.
+    # Before any of the libraries is imported: none of them phones home, and idle OpenMP threads
+    # sleep.
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from serving.errors import ServingInputError
     from w2s.errors import StoreError, UserError
 
-    module = importlib.import_module(f"sweeps.commands.{_MODULES.get(arguments.verb, arguments.verb)}")
+    module = importlib.import_module(
+        f"sweeps.commands.{_MODULES.get(arguments.verb, arguments.verb)}"
+    )
     try:
         return module.run(arguments)
     except (UserError, StoreError, ServingInputError) as error:
         print(f"w2s {arguments.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 

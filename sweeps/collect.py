@@ -1,6 +1,7 @@
 """From the store and the book to `SweepResults`: the only reader of the store for people's tables.
 
-Everything the report needs is put together here and logged to MLflow; the report itself never opens the store.
+Everything the report needs is put together here and logged to MLflow; the report itself never opens
+the store.
 """
 
 import json
@@ -84,7 +85,9 @@ def summarise(
 def _rung(name: str, model: Model) -> RungSummary:
     if isinstance(model, PretrainedModel):
         count = num_parameters(model.path, model.revision)
-        return RungSummary(name=name, num_parameters=count.total, num_non_embedding=count.non_embedding)
+        return RungSummary(
+            name=name, num_parameters=count.total, num_non_embedding=count.non_embedding
+        )
     vocabulary = len(model.corpus.tokenizer())
     total = model.architecture.num_parameters(vocabulary)
     return RungSummary(name=name, num_parameters=total, num_non_embedding=model.size())
@@ -109,7 +112,9 @@ def stage_counts(events: Iterable[StageEvent]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def collect(planner: Planner, store: ArtifactStore, book: TrialBook, summary: SweepSummary) -> SweepResults:
+def collect(
+    planner: Planner, store: ArtifactStore, book: TrialBook, summary: SweepSummary
+) -> SweepResults:
     """Read every evaluation, the curves and a few debates from the store."""
     trials = book.results()
     evaluations = _evaluations(book, trials)
@@ -150,7 +155,8 @@ def _debates(
 ) -> Iterable[DebateExample]:
     """Three test rows with their debate: one that it helped, one that it did not, one on which it misled.
 
-    Taken from the first done trial whose supervisor read a debate; rows in the order of their ids, nothing else is chosen.
+    Taken from the first done trial whose supervisor read a debate; rows in the order of their ids,
+    nothing else is chosen.
     """
     for entry in book.entries.values():
         if entry.status != "done":
@@ -166,7 +172,11 @@ def _debates(
         misled = ~aided["correct"] & plain["correct"]
         neither = ~aided["correct"] & ~plain["correct"]
         rest = aided["correct"] & plain["correct"]
-        chosen = [str(rows.index[0]) for rows in (aided[helped], aided[misled], aided[neither], aided[rest]) if len(rows)]
+        chosen = [
+            str(rows.index[0])
+            for rows in (aided[helped], aided[misled], aided[neither], aided[rest])
+            if len(rows)
+        ]
         for row_id in chosen[:NUM_DEBATES]:
             yield DebateExample(
                 row_id=row_id,
@@ -179,7 +189,9 @@ def _debates(
                 ),
                 verdicts=(
                     _verdict(f"{entry.point.cell.weak} alone, seed {seed}", plain, row_id),
-                    _verdict(f"{entry.point.cell.weak} with this debate, seed {seed}", aided, row_id),
+                    _verdict(
+                        f"{entry.point.cell.weak} with this debate, seed {seed}", aided, row_id
+                    ),
                 ),
             )
         return
@@ -192,5 +204,6 @@ def _test_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def _verdict(supervisor: str, frame: pd.DataFrame, row_id: str) -> DebateVerdict:
     label = int(frame.loc[row_id, "label"])
     return DebateVerdict(
-        supervisor=supervisor, probability_of_truth=min(1.0, float(frame.loc[row_id, f"prob_{label}"]))
+        supervisor=supervisor,
+        probability_of_truth=min(1.0, float(frame.loc[row_id, f"prob_{label}"])),
     )

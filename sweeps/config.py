@@ -1,7 +1,8 @@
 """What a user writes: a `Sweep` (identity: what is computed) and a `Runtime` (where and how), from one TOML or Python file.
 
-`load` parses the file, applies `--set a.b=c` overrides and reports every mistake in one message. Parsing starts no Ray, opens no store
-and reads no data; `sweeps.plan` does the rest before anything runs.
+`load` parses the file, applies `--set a.b=c` overrides and reports every mistake in one message.
+Parsing starts no Ray, opens no store and reads no data; `sweeps.plan` does the rest before anything
+runs.
 """
 
 import importlib.util
@@ -58,20 +59,24 @@ class Block(Spec):
     name: str
     """Name of the block, a section of the report."""
     pairs: Literal["all", "adjacent", "largest", "equal"] | tuple[tuple[str, str], ...] = "all"
-    """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control), or a list of [weak, strong]."""
+    """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control),
+    or a list of [weak, strong]."""
     methods: tuple[one_of(Method), ...] = Field(default=("naive",), min_length=1)  # pyright: ignore
     """Methods by kind or table."""
     losses: tuple[one_of(Loss), ...] = Field(default=("xent",), min_length=1)  # pyright: ignore
     """Losses of the student by kind or table."""
     space: dict[str, Distribution] = {}
-    """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the field."""
+    """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the
+    field."""
     num_trials: int = Field(default=0, ge=0)
     """Trials of the search per cell of the grid; needs `space`."""
 
     @model_validator(mode="after")
     def _search_is_whole(self) -> Self:
         if bool(self.space) != (self.num_trials > 0):
-            raise ValueError(f"block {self.name!r}: `space` and `num_trials` go together; found only one of them")
+            raise ValueError(
+                f"block {self.name!r}: `space` and `num_trials` go together; found only one of them"
+            )
         owners: dict[str, list[type[Spec]]] = {
             "loss": [type(loss) for loss in self.losses],
             "method": [type(method) for method in self.methods],
@@ -146,12 +151,14 @@ class Sweep(Spec):
             if len(names) < 2 and block.pairs in ("all", "adjacent", "largest"):
                 raise ValueError(
                     f"block {block.name!r} pairs a weak with a strong model, but the ladder has one rung ({names[0]}); "
-                    "add a rung, or use pairs = \"equal\""
+                    'add a rung, or use pairs = "equal"'
                 )
             for pair in self.pairs_of(block):
                 for name in pair:
                     if name not in names:
-                        raise ValueError(f"block {block.name!r}: no rung {name!r}; rungs: {', '.join(names)}")
+                        raise ValueError(
+                            f"block {block.name!r}: no rung {name!r}; rungs: {', '.join(names)}"
+                        )
         return self
 
     def pairs_of(self, block: Block) -> list[tuple[str, str]]:
@@ -209,7 +216,8 @@ def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tup
 
     Args:
         path: the file.
-        overrides: `a.b=value` strings, the value in TOML; list items by index (`blocks.0.num_trials=4`).
+        overrides: `a.b=value` strings, the value in TOML; list items by index
+            (`blocks.0.num_trials=4`).
 
     Raises:
         UserError: the file is missing, is no TOML, or something in it is wrong.
@@ -265,7 +273,9 @@ def _apply(table: dict[str, Any], override: str) -> None:
         last = index == len(parts) - 1
         if isinstance(here, list | tuple):
             if not part.isdigit() or int(part) >= len(here):
-                raise UserError(f"--set {path}: {'.'.join(parts[:index])} has {len(here)} items; found {part!r}")
+                raise UserError(
+                    f"--set {path}: {'.'.join(parts[:index])} has {len(here)} items; found {part!r}"
+                )
             if last:
                 here[int(part)] = value
             else:
@@ -276,7 +286,9 @@ def _apply(table: dict[str, Any], override: str) -> None:
             else:
                 here = here.setdefault(part, {})
         else:
-            raise UserError(f"--set {path}: {'.'.join(parts[:index])} is {here!r}, which has no fields")
+            raise UserError(
+                f"--set {path}: {'.'.join(parts[:index])} is {here!r}, which has no fields"
+            )
 
 
 def _validated(model: type[Any], table: dict[str, Any], path: Path, prefix: str = "") -> Any:

@@ -1,8 +1,8 @@
 """The driver: everything that `w2s run` does, from the checks before any compute to the report.
 
-`run_sweep` checks the input, then either *replays* a sweep whose stages are all in the store, without a cluster, or *runs* it:
-a broker on Ray, Tune trials around it, events pumped into MLflow and the live view. Both ways end with the same
-results, taken from the store.
+`run_sweep` checks the input, then either *replays* a sweep whose stages are all in the store,
+without a cluster, or *runs* it: a broker on Ray, Tune trials around it, events pumped into MLflow
+and the live view. Both ways end with the same results, taken from the store.
 """
 
 import contextlib
@@ -62,7 +62,9 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0: every point is done or was stopped by the scheduler; 1: some failed."""
-        return int(any(entry.status not in ("done", "stopped") for entry in self.book.entries.values()))
+        return int(
+            any(entry.status not in ("done", "stopped") for entry in self.book.entries.values())
+        )
 
 
 class Session:
@@ -90,7 +92,9 @@ class Session:
 
     def tracker(self) -> Tracker:
         """The writer to MLflow; its journal lies beside the studies."""
-        return Tracker(self.runtime.tracking_uri, self.studies.parent / "tracking" / f"{self.sweep.name}.jsonl")
+        return Tracker(
+            self.runtime.tracking_uri, self.studies.parent / "tracking" / f"{self.sweep.name}.jsonl"
+        )
 
     def log_trial(self, tracker: Tracker, trial: str) -> None:
         """Queue the run of a trial that ended."""
@@ -126,7 +130,9 @@ class Session:
             results.save(Path(scratch))
             tracker.log_folder(self.summary, Path(scratch), RESULTS_PATH)
             tracker.log_folder(self.summary, folder, REPORT_PATH)
-            tracker.log(sweep_entry(self.summary, fingerprints=self.fingerprints, status="FINISHED"))
+            tracker.log(
+                sweep_entry(self.summary, fingerprints=self.fingerprints, status="FINISHED")
+            )
             problems = tracker.close()
         return Outcome(self.summary, self.book, results, built, folder, problems)
 
@@ -162,7 +168,12 @@ def run_sweep(session: Session, address: str | None = None, plain: bool = False)
 
 def _complete(session: Session, points: list[Point]) -> bool:
     """Whether the store has every evaluation of these points."""
-    roots = [root for point in points for roles in session.planner.roles(point).values() for root in roles]
+    roots = [
+        root
+        for point in points
+        for roles in session.planner.roles(point).values()
+        for root in roles
+    ]
     return len(session.store.present(roots)) == len({root.key for root in roots})
 
 
@@ -178,12 +189,27 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
             point.id, {"num_seeds": len(scores), OBJECTIVE: sum(scores) / len(scores)}
         )
         session.book.end(point.id)
-    roots = [root for entry in session.book.entries.values() for roles in entry.roles.values() for root in roles]
+    roots = [
+        root
+        for entry in session.book.entries.values()
+        for roles in entry.roles.values()
+        for root in roles
+    ]
     session.events = [
-        StageEvent(index=i, state="cached", key=stage.key, name=stage.name, kind=stage.kind, time=session.started)
+        StageEvent(
+            index=i,
+            state="cached",
+            key=stage.key,
+            name=stage.name,
+            kind=stage.kind,
+            time=session.started,
+        )
         for i, stage in enumerate(Plan(roots).stages.values())
     ]
-    print(f"everything is cached: {len(session.events)} stages, {len(points)} points; no model is touched", flush=True)
+    print(
+        f"everything is cached: {len(session.events)} stages, {len(points)} points; no model is touched",
+        flush=True,
+    )
     tracker = session.tracker()
     tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
     for point in points:
@@ -203,7 +229,9 @@ def _run(session: Session, address: str | None, plain: bool) -> Outcome:
         try:
             with _pump(session, broker, tracker, plain):
                 searcher = SweepSearcher(
-                    session.planner, session.studies, lambda point: _configure(session, broker, point)
+                    session.planner,
+                    session.studies,
+                    lambda point: _configure(session, broker, point),
                 )
                 prefetched = _prefetch(session, searcher, broker)
                 gangs = slots(execution.shape, cluster.node_resources())

@@ -1,8 +1,9 @@
 """From a sweep to its stages: cells, points, experiments, and the one graph they share.
 
-A *cell* is one element of a block's grid (task, pair, method, loss); a *point* is a cell with values for what is searched. `Planner` turns
-points into experiments, resolving each task and each model once. `Plan` is the union of their stages, each once, with counts and
-costs. Nothing here runs anything, opens the store or knows Ray.
+A *cell* is one element of a block's grid (task, pair, method, loss); a *point* is a cell with
+values for what is searched. `Planner` turns points into experiments, resolving each task and each
+model once. `Plan` is the union of their stages, each once, with counts and costs. Nothing here runs
+anything, opens the store or knows Ray.
 """
 
 from collections import Counter
@@ -79,7 +80,9 @@ class Point:
 
     def _values(self, prefix: str) -> dict[str, Value]:
         return {
-            split_path(path)[1]: value for path, value in self.values.items() if split_path(path)[0] == prefix
+            split_path(path)[1]: value
+            for path, value in self.values.items()
+            if split_path(path)[0] == prefix
         }
 
 
@@ -96,13 +99,17 @@ class Planner:
         self.data = [task.fingerprint() for task in sweep.tasks]
         self._corpora: dict[str, str] = {}
         self._sources: dict[tuple[str, str | None], PretrainedModel] = {}
-        self.models = [{rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks]
+        self.models = [
+            {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
+        ]
 
     def _model(self, rung: Rung, task: Task) -> Model:
         if rung.model is not None:
             source = (rung.model, rung.revision)
             if source not in self._sources:
-                self._sources[source] = resolve(PretrainedModel(path=rung.model, revision=rung.revision))
+                self._sources[source] = resolve(
+                    PretrainedModel(path=rung.model, revision=rung.revision)
+                )
             return self._sources[source]
         assert rung.architecture and rung.corpus
         corpus = rung.corpus.bind(task)
@@ -110,7 +117,10 @@ class Planner:
         if outside not in self._corpora:
             self._corpora[outside] = corpus.fingerprint()
         return Pretrain(
-            architecture=rung.architecture, corpus=corpus, data=self._corpora[outside], seed=rung.seed
+            architecture=rung.architecture,
+            corpus=corpus,
+            data=self._corpora[outside],
+            seed=rung.seed,
         )
 
     def cells(self) -> list[Cell]:
@@ -218,7 +228,9 @@ def walk(root: Stage, known: "dict[str, Stage] | None" = None) -> Iterator[Stage
             yield stage
         else:
             stack.append((stage, True))
-            stack.extend((needed, False) for needed in reversed(stage.inputs) if needed.key not in seen)
+            stack.extend(
+                (needed, False) for needed in reversed(stage.inputs) if needed.key not in seen
+            )
 
 
 def _trainings_below(root: Stage) -> int:

@@ -1,8 +1,9 @@
 """The search: grid points as they stand, then one Optuna study per searched cell.
 
-`SweepSearcher` is the Ray Tune searcher of a sweep. Grid points never go through TPE. A searched cell has a study in a journal
-file, named by all that can change its objective: a rerun replays the trials it finds there and asks TPE only for
-those that are missing, so nothing depends on Tune's own state.
+`SweepSearcher` is the Ray Tune searcher of a sweep. Grid points never go through TPE. A searched
+cell has a study in a journal file, named by all that can change its objective: a rerun replays the
+trials it finds there and asks TPE only for those that are missing, so nothing depends on Tune's own
+state.
 """
 
 from collections import deque
@@ -34,7 +35,9 @@ class _Asked:
 class SweepSearcher(Searcher):
     """Hands out the points of a sweep, one Tune trial each."""
 
-    def __init__(self, planner: Planner, studies: Path, configure: Callable[[Point], dict[str, Any]]) -> None:
+    def __init__(
+        self, planner: Planner, studies: Path, configure: Callable[[Point], dict[str, Any]]
+    ) -> None:
         """Prepare every cell.
 
         Args:
@@ -87,7 +90,9 @@ class SweepSearcher(Searcher):
             self._open.append((cell, study, missing - 1))
         return self._configure(Point(cell, values))
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tell the study how a suggested trial ended; one that a scheduler stopped counts as pruned."""
         asked = self._asked.pop(trial_id, None)
         if asked is None:
@@ -132,7 +137,9 @@ def study_name(planner: Planner, cell: Cell) -> str:
     sweep = planner.sweep
     space = {path: distribution for path, distribution in cell.space}
     experiment = planner.experiment(Point(cell))
-    return digest([experiment, space, sweep.seeds, sweep.search_seed, sweep.objective, sweep.scheduler])
+    return digest(
+        [experiment, space, sweep.seeds, sweep.search_seed, sweep.objective, sweep.scheduler]
+    )
 
 
 def open_study(planner: Planner, cell: Cell, studies: Path) -> optuna.Study:
@@ -143,7 +150,9 @@ def open_study(planner: Planner, cell: Cell, studies: Path) -> optuna.Study:
     name = study_name(planner, cell)
     studies.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(_journal(studies, name))))
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True
+    )
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         if trial.state is TrialState.RUNNING:

@@ -1,7 +1,8 @@
 """Search spaces: a distribution per hyperparameter path.
 
-A path names a field of the student's loss (`loss.max_weight`), of the student's recipe (`student.learning_rate`) or of the
-method (`method.num_members`). In a file: `"loss.max_weight" = { uniform = [0.0, 1.0] }`.
+A path names a field of the student's loss (`loss.max_weight`), of the student's recipe
+(`student.learning_rate`) or of the method (`method.num_members`). In a file: `"loss.max_weight" = {
+uniform = [0.0, 1.0] }`.
 """
 
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +39,9 @@ class Distribution(Spec):
             )
         bounds = self.uniform or self.log_uniform or self.integer
         if bounds and bounds[0] >= bounds[1]:
-            raise ValueError(f"{given[0]}: the lower bound {bounds[0]} is not below the upper bound {bounds[1]}")
+            raise ValueError(
+                f"{given[0]}: the lower bound {bounds[0]} is not below the upper bound {bounds[1]}"
+            )
         if self.log_uniform and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform needs positive bounds; found {self.log_uniform[0]}")
         if self.choice is not None and not self.choice:

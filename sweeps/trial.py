@@ -1,6 +1,7 @@
 """What a Ray Tune trial does: ask the broker for each seed's evaluations, report the objective after each.
 
-A trial holds keys, not stages: it loads neither torch nor any part of the science, and takes no CPU of the cluster.
+A trial holds keys, not stages: it loads neither torch nor any part of the science, and takes no CPU
+    of the cluster.
 """
 
 from typing import Any
@@ -23,13 +24,16 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
     """One point, seed by seed.
 
     Args:
-        config: `seeds` (list of {seed, roles: evaluate keys by role, members: more of them}), `objective` (metric on `val`),
-            `one_by_one` (a seed is asked for only when the one before it is done, so that a scheduler saves its cost).
+        config: `seeds` (list of {seed, roles: evaluate keys by role, members: more of them}),
+            `objective` (metric on `val`), `one_by_one` (a seed is asked for only when the one
+            before it is done, so that a scheduler saves its cost).
         broker: handle of the stage broker.
     """
     client = BrokerClient(broker)
     seeds = config["seeds"]
-    asked = {} if config["one_by_one"] else {item["seed"]: client.ask(_keys(item)) for item in seeds}
+    asked = (
+        {} if config["one_by_one"] else {item["seed"]: client.ask(_keys(item)) for item in seeds}
+    )
     scores: list[float] = []
     for item in seeds:
         number = asked[item["seed"]] if asked else client.ask(_keys(item))
@@ -47,7 +51,10 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
                 "seed": item["seed"],
                 "num_seeds": len(scores),
                 "complete": len(scores) == len(seeds),
-                **{role: evaluations[key]["test"]["accuracy"] for role, key in item["roles"].items()},
+                **{
+                    role: evaluations[key]["test"]["accuracy"]
+                    for role, key in item["roles"].items()
+                },
             }
         )
 

@@ -1,7 +1,7 @@
 """Ray Tune around the broker: one light trial a point, the searcher of `sweeps.search`, an optional scheduler.
 
-Trials take no CPU: what the cluster holds is shared out by the broker. Tune's own state is thrown away: the store and the study
-journals are the truth.
+Trials take no CPU: what the cluster holds is shared out by the broker. Tune's own state is thrown
+    away: the store and the study journals are the truth.
 """
 
 import logging
@@ -17,7 +17,9 @@ from sweeps.trial import OBJECTIVE
 log = logging.getLogger(__name__)
 
 
-def run_trials(sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: Any, max_concurrent: int) -> None:
+def run_trials(
+    sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: Any, max_concurrent: int
+) -> None:
     """Run every point of the sweep as a Tune trial; returns when all have ended.
 
     Args:
@@ -38,7 +40,9 @@ def run_trials(sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: A
 
     with tempfile.TemporaryDirectory(prefix="w2s-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, broker=broker), {"cpu": 0, "memory": 1}),
+            tune.with_resources(
+                tune.with_parameters(run_trial, broker=broker), {"cpu": 0, "memory": 1}
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
@@ -49,7 +53,11 @@ def run_trials(sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: A
                 trial_dirname_creator=lambda trial: trial.config["trial"],
             ),
             run_config=tune.RunConfig(
-                name="trials", storage_path=folder, verbose=0, callbacks=[_follower(book)], log_to_file=False
+                name="trials",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[_follower(book)],
+                log_to_file=False,
             ),
         )
         tuner.fit()
@@ -60,11 +68,19 @@ def _scheduler(sweep: Sweep) -> Any:
 
     if sweep.scheduler == "median":
         return schedulers.MedianStoppingRule(
-            time_attr="num_seeds", metric=OBJECTIVE, mode="max", grace_period=1, min_samples_required=3
+            time_attr="num_seeds",
+            metric=OBJECTIVE,
+            mode="max",
+            grace_period=1,
+            min_samples_required=3,
         )
     if sweep.scheduler == "asha":
         return schedulers.AsyncHyperBandScheduler(
-            time_attr="num_seeds", metric=OBJECTIVE, mode="max", grace_period=1, max_t=len(sweep.seeds)
+            time_attr="num_seeds",
+            metric=OBJECTIVE,
+            mode="max",
+            grace_period=1,
+            max_t=len(sweep.seeds),
         )
     return None
 
@@ -74,7 +90,9 @@ def _follower(book: TrialBook) -> Any:
     from ray.tune import Callback
 
     class Follow(Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
             book.note(trial.config["trial"], result)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

@@ -1,10 +1,9 @@
 """Every error the project raises on purpose.
 
-    W2SError
-    ├── UserError            the user's input cannot be run; the message says what, found, allowed, do
-    ├── CriterionMissed      a pretraining phase hit its step cap before its criterion held
-    ├── StageFailed          a stage failed; carries the key and the cause, reaches every waiter
-    └── StoreError           the artifact store cannot be read or written
+    W2SError ├── UserError            the user's input cannot be run; the message says what, found,
+    allowed, do ├── CriterionMissed      a pretraining phase hit its step cap before its criterion
+    held ├── StageFailed          a stage failed; carries the key and the cause, reaches every
+    waiter └── StoreError           the artifact store cannot be read or written
 
 All of them pickle, because they cross Ray processes. The command line turns `UserError` and
 `StoreError` into one message and exit code 2.

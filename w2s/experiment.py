@@ -1,7 +1,8 @@
 """`Experiment`: one point of a sweep as a pure function to stages.
 
-An experiment names the task, the pair, the method, the loss and the recipes. At each seed it gives four evaluations to
-run: the floor (weak model alone), the supervisor (weak model as the method assists it), the student and the ceiling.
+An experiment names the task, the pair, the method, the loss and the recipes. At each seed it gives
+four evaluations to run: the floor (weak model alone), the supervisor (weak model as the method
+assists it), the student and the ceiling.
 """
 
 from collections.abc import Iterator
@@ -89,5 +90,7 @@ class Experiment(Spec):
             supervisor=setup.evaluate_supervisor(supervision),
             student=setup.evaluate(student, supervisor=supervision),
             ceiling=setup.evaluate(setup.ceiling()),
-            members=tuple(setup.evaluate_supervisor(member) for member in self.method.members(setup)),
+            members=tuple(
+                setup.evaluate_supervisor(member) for member in self.method.members(setup)
+            ),
         )

@@ -1,13 +1,15 @@
 """Specs: how a frozen pydantic model is parsed by kind, listed, and hashed.
 
-A *spec* is a frozen pydantic model with `extra="forbid"`: the class is the config, its fields are the
-hyperparameters. `Spec` only carries that configuration; every function here works on any pydantic model,
-so `serving` can define its own specs and still be parsed and hashed.
+A *spec* is a frozen pydantic model with `extra="forbid"`: the class is the config, its fields are
+the hyperparameters. `Spec` only carries that configuration; every function here works on any
+pydantic model, so `serving` can define its own specs and still be parsed and hashed.
 
-* `one_of(Base)` is a field type that accepts `"confidence"`, `{kind = "confidence", ...}` or an instance, imports
-  the one module whose file name is the kind, and validates its one subclass of `Base`.
+* `one_of(Base)` is a field type that accepts `"confidence"`, `{kind = "confidence", ...}` or an
+  instance, imports the one module whose file name is the kind, and validates its one subclass of
+  `Base`.
 * `available(Base)` lists the kinds: the file names beside the base class.
-* `digest(value)` is sha256 over canonical JSON of every field, defaults included, walked by runtime type.
+* `digest(value)` is sha256 over canonical JSON of every field, defaults included, walked by runtime
+  type.
 """
 
 import hashlib
@@ -49,7 +51,9 @@ def available(base: type[BaseModel]) -> list[str]:
     folder = Path(inspect.getfile(base)).parent
     own = base.__module__.rpartition(".")[2]
     return sorted(
-        path.stem for path in folder.glob("*.py") if path.stem not in (own, "__init__") and path.stem[0] != "_"
+        path.stem
+        for path in folder.glob("*.py")
+        if path.stem not in (own, "__init__") and path.stem[0] != "_"
     )
 
 
@@ -76,9 +80,13 @@ def lookup(base: type[T], kind: str) -> type[T]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
     ]
-    assert len(found) == 1, f"{module.__name__} must define exactly one {base.__name__}, has {found}"
+    assert len(found) == 1, (
+        f"{module.__name__} must define exactly one {base.__name__}, has {found}"
+    )
     return found[0]
 
 
@@ -110,8 +118,8 @@ def one_of(base: type[BaseModel]) -> Any:
 def canonical(value: Any, replace: Callable[[BaseModel], str | None] = lambda _: None) -> Any:
     """JSON-ready form of a value in which every field of every nested spec appears.
 
-    Models are walked by their runtime type, so a field typed as a base class keeps what its subclass adds.
-    A class attribute `version` enters beside the fields.
+    Models are walked by their runtime type, so a field typed as a base class keeps what its
+    subclass adds. A class attribute `version` enters beside the fields.
 
     Args:
         value: spec, container or scalar.
@@ -178,12 +186,16 @@ def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         found = problem.get("input")
         if problem["type"] == "extra_forbidden":
             allowed = _fields_at(model, location[:-1])
-            sentence = f"{where}: unknown key" + (f"; allowed here: {', '.join(allowed)}" if allowed else "")
+            sentence = f"{where}: unknown key" + (
+                f"; allowed here: {', '.join(allowed)}" if allowed else ""
+            )
         elif problem["type"] == "missing":
             sentence = f"{where}: required, but missing"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:] if problem["type"] != "value_error" else message
+            message = (
+                message[0].lower() + message[1:] if problem["type"] != "value_error" else message
+            )
             shown = f"; found {found!r}" if isinstance(found, str | int | float | bool) else ""
             sentence = f"{where}: {message}{'' if shown.removeprefix('; ') in message else shown}"
         sentences.append(sentence.removeprefix(": "))

@@ -1,8 +1,8 @@
 """Small values that travel between the parts of the science.
 
-`Split` names the four parts of a task. `Row` is one classification example with its label; it exists only between
-a task and the two stages that write prompts and ground truth to separate files. `Progress` says where in
-training a loss is called, `LossOutput` what it returns.
+`Split` names the four parts of a task. `Row` is one classification example with its label; it
+exists only between a task and the two stages that write prompts and ground truth to separate files.
+`Progress` says where in training a loss is called, `LossOutput` what it returns.
 """
 
 from dataclasses import dataclass, field
@@ -45,5 +45,5 @@ class LossOutput:
     loss: "Tensor"
     """Scalar to differentiate: the mean over the examples of the update."""
     metrics: "dict[str, float | Tensor]" = field(default_factory=dict)
-    """Numbers for the training curve, as means over the part's examples; a scalar tensor is read only when the curve
-    is, so that no step waits for the device."""
+    """Numbers for the training curve, as means over the part's examples; a scalar tensor is read
+    only when the curve is, so that no step waits for the device."""

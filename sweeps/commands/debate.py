@@ -34,11 +34,22 @@ def run(arguments: argparse.Namespace) -> int:
     model = planner.models[0][rung]
     served = stored_model(model, runtime, arguments.file)
     console = Console()
-    with cluster.connected(arguments.address or runtime.address), console.status(f"bringing {rung} up") as status:
+    with (
+        cluster.connected(arguments.address or runtime.address),
+        console.status(f"bringing {rung} up") as status,
+    ):
         backend = Vllm()
         with backend.serve([served], runtime.serve) as endpoints:
             status.stop()
-            _argue(console, backend, endpoints[served.name], planner, rows[arguments.row], served_key(model), arguments)
+            _argue(
+                console,
+                backend,
+                endpoints[served.name],
+                planner,
+                rows[arguments.row],
+                served_key(model),
+                arguments,
+            )
     return 0
 
 

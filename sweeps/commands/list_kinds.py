@@ -36,15 +36,19 @@ def _fields(model: type[BaseModel], indent: str = "      ") -> None:
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else repr(default)
-        print(f"{indent}{name} = {shown}    {(field.description or '').splitlines()[0] if field.description else ''}")
+        print(
+            f"{indent}{name} = {shown}    {(field.description or '').splitlines()[0] if field.description else ''}"
+        )
 
 
 def _models() -> int:
     from w2s.corpora.base import Corpus
     from w2s.models.architecture import Architecture
 
-    print("model = \"FOLDER or HUB ID\"")
-    print("    A transformers decoder or encoder with safetensors weights; `revision` names an earlier checkpoint.")
+    print('model = "FOLDER or HUB ID"')
+    print(
+        "    A transformers decoder or encoder with safetensors weights; `revision` names an earlier checkpoint."
+    )
     print("architecture = {...}, corpus = {...}")
     print("    A Llama that the sweep pretrains:")
     _fields(Architecture)

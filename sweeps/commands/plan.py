@@ -79,7 +79,13 @@ def _splits(console: Console, planner: Planner) -> None:
 
 def _stages(console: Console, plan: Plan, cached: set[str], unshared: Counter[str]) -> None:
     table = Table(title="stages", title_justify="left")
-    for name in ("kind", "planned", "of these cached", "without sharing", "est. core-minutes to do"):
+    for name in (
+        "kind",
+        "planned",
+        "of these cached",
+        "without sharing",
+        "est. core-minutes to do",
+    ):
         table.add_column(name, justify="left" if name == "kind" else "right")
     for kind, count in sorted(plan.counts.items()):
         stages = [stage for stage in plan.stages.values() if stage.kind == kind]
@@ -107,7 +113,8 @@ def _summary(
     )
     if searched:
         console.print(
-            f"the search adds up to {searched} points ({searched * len(sweep.seeds)} student trainings)", highlight=False
+            f"the search adds up to {searched} points ({searched * len(sweep.seeds)} student trainings)",
+            highlight=False,
         )
     console.print(
         f"estimated {left / 60:.1f} core-minutes for what is not cached (search excluded); "

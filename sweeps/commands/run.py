@@ -18,10 +18,13 @@ from sweeps.report.scoring import score
 def run(arguments: argparse.Namespace) -> int:
     """Check, run, report."""
     started = time.monotonic()
-    # A second Ctrl-C during the clean-up must not leave processes behind; SIGTERM is treated like the first.
+    # A second Ctrl-C during the clean-up must not leave processes behind; SIGTERM is treated like
+    # the first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweep, runtime = load(arguments.file, arguments.overrides)
-    command = shlex.join(["w2s", "run", arguments.file, *(f"--set={each}" for each in arguments.overrides)])
+    command = shlex.join(
+        ["w2s", "run", arguments.file, *(f"--set={each}" for each in arguments.overrides)]
+    )
     session = Session(sweep, runtime, command)
     outcome = run_sweep(session, address=arguments.address, plain=arguments.plain)
     _print(outcome, time.monotonic() - started)
@@ -38,19 +41,26 @@ def _print(outcome: Outcome, elapsed_s: float) -> None:
     counts = outcome.summary.stages
     ran = sum(by_state.get("done", 0) for by_state in counts.values())
     cached = sum(by_state.get("cached", 0) for by_state in counts.values())
-    console.print(f"{ran} stages ran, {cached} were cached; {elapsed_s:.0f} s in all", highlight=False)
+    console.print(
+        f"{ran} stages ran, {cached} were cached; {elapsed_s:.0f} s in all", highlight=False
+    )
     for entry in outcome.book.entries.values():
         if entry.status == "failed":
             print(f"failed: {outcome.book.name(entry)}: {entry.cause}", file=sys.stderr)
     for problem in outcome.problems:
         print(f"tracking: {problem}", file=sys.stderr)
-    console.print(f"report: {outcome.report_dir / 'report.html'} · compare runs: w2s ui", highlight=False)
+    console.print(
+        f"report: {outcome.report_dir / 'report.html'} · compare runs: w2s ui", highlight=False
+    )
 
 
 def _table(outcome: Outcome) -> Table:
     """Test accuracy and PGR of every cell; the report has the intervals of everything."""
     board = Board(outcome.results)
-    table = Table(title=f"{outcome.summary.name}: test accuracy, PGR with its 95 % interval", title_justify="left")
+    table = Table(
+        title=f"{outcome.summary.name}: test accuracy, PGR with its 95 % interval",
+        title_justify="left",
+    )
     for name in ("block", "weak>strong", "method", "loss"):
         table.add_column(name)
     for name in ("floor", "supervisor", "student", "ceiling", "PGR"):

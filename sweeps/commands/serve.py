@@ -25,7 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     rungs = arguments.models or served_rungs(planner)
     for rung in rungs:
         if rung not in planner.models[0]:
-            raise UserError(f"--models {rung!r}: no such rung; rungs: {', '.join(planner.models[0])}")
+            raise UserError(
+                f"--models {rung!r}: no such rung; rungs: {', '.join(planner.models[0])}"
+            )
     models = [stored_model(planner.models[0][rung], runtime, arguments.file) for rung in rungs]
     with cluster.connected(arguments.address or runtime.address):
         backend = Vllm(http_port=arguments.port)

@@ -37,7 +37,9 @@ def _of_sweep(arguments: argparse.Namespace) -> int:
     if points is None:
         plan = planned_stages(planner)[0]
     else:
-        plan = Plan(root for point in points for roles in planner.roles(point).values() for root in roles)
+        plan = Plan(
+            root for point in points for roles in planner.roles(point).values() for root in roles
+        )
     present = store.present(plan.stages.values())
     done = Counter(stage.kind for stage in plan.stages.values() if stage.key in present)
     table = Table(title=f"sweep {sweep.name} in {store.root}", title_justify="left")

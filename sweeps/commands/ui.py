@@ -18,7 +18,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_reachable(arguments.tracking_uri)
     print(f"MLflow UI on http://127.0.0.1:{arguments.port} (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(arguments.port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(arguments.port),
+    ]
     process = subprocess.Popen([*command, "--backend-store-uri", arguments.tracking_uri])
     try:
         return process.wait()

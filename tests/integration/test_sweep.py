@@ -1,6 +1,7 @@
 """The main job on real components: Ray Train gangs, vLLM behind Ray Serve, Ray Tune with Optuna, MLflow on SQLite.
 
-The command runs as a user's process would. Run twice, it runs nothing the second time and gives the same numbers.
+The command runs as a user's process would. Run twice, it runs nothing the second time and gives the
+same numbers.
 """
 
 import os
@@ -71,7 +72,11 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
 
 def _modified(folder: Path) -> dict[str, float]:
     store = folder / "w2s_store"
-    return {str(path): path.stat().st_mtime for path in store.glob("*/*/*") if not path.parts[-3].startswith(".")}
+    return {
+        str(path): path.stat().st_mtime
+        for path in store.glob("*/*/*")
+        if not path.parts[-3].startswith(".")
+    }
 
 
 def test_every_stage_of_the_plan_ran_once_and_is_in_the_store(twice: Twice) -> None:
@@ -80,7 +85,9 @@ def test_every_stage_of_the_plan_ran_once_and_is_in_the_store(twice: Twice) -> N
     store = ArtifactStore(str(twice.folder / "w2s_store"))
     points = recorded_points(planner, twice.folder / "w2s_store" / ".studies")
     assert points is not None
-    plan = Plan(root for point in points for roles in planner.roles(point).values() for root in roles)
+    plan = Plan(
+        root for point in points for roles in planner.roles(point).values() for root in roles
+    )
     assert store.present(plan.stages.values()) == set(plan.stages)
     found = re.search(r"(\d+) stages ran, (\d+) were cached", twice.first)
     assert found
@@ -96,11 +103,7 @@ def test_the_second_run_runs_nothing_and_gives_the_same_numbers(twice: Twice) ->
 
 def test_debates_were_generated_by_the_served_model_for_every_row(twice: Twice) -> None:
     store = ArtifactStore(str(twice.folder / "w2s_store"))
-    debates = [
-        stage
-        for stage in _plan(twice).stages.values()
-        if isinstance(stage, Debate)
-    ]
+    debates = [stage for stage in _plan(twice).stages.values() if isinstance(stage, Debate)]
     assert len(debates) == 4
     for stage in debates:
         frame = read_transcripts(store.local(stage))
@@ -117,7 +120,9 @@ def _plan(twice: Twice) -> Plan:
     planner = Planner(load(FILE)[0])
     points = recorded_points(planner, twice.folder / "w2s_store" / ".studies")
     assert points is not None
-    return Plan(root for point in points for roles in planner.roles(point).values() for root in roles)
+    return Plan(
+        root for point in points for roles in planner.roles(point).values() for root in roles
+    )
 
 
 def runs(twice: Twice) -> dict[str, list[Run]]:
@@ -130,12 +135,18 @@ def runs(twice: Twice) -> dict[str, list[Run]]:
     return found
 
 
-def test_mlflow_holds_one_parent_a_child_per_trial_and_a_run_per_stage_that_ran(twice: Twice) -> None:
+def test_mlflow_holds_one_parent_a_child_per_trial_and_a_run_per_stage_that_ran(
+    twice: Twice,
+) -> None:
     found = runs(twice)
     (parent,) = found["sweep"]
     assert parent.info.status == "FINISHED"
     assert len(found["trial"]) == 2 + 2 + 5
-    assert len({run.data.tags["w2s.key"] for run in found["stage"]}) == len(found["stage"]) == len(_plan(twice))
+    assert (
+        len({run.data.tags["w2s.key"] for run in found["stage"]})
+        == len(found["stage"])
+        == len(_plan(twice))
+    )
     for run in [*found["trial"], *found["stage"]]:
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
@@ -151,7 +162,11 @@ def test_mlflow_holds_one_parent_a_child_per_trial_and_a_run_per_stage_that_ran(
 def test_the_parent_run_carries_report_results_data_and_spec(twice: Twice) -> None:
     (parent,) = runs(twice)["sweep"]
     client = MlflowClient(tracking_uri=f"sqlite:///{twice.folder}/mlflow.db")
-    paths = {item.path for folder in ("report", "results") for item in client.list_artifacts(parent.info.run_id, folder)}
+    paths = {
+        item.path
+        for folder in ("report", "results")
+        for item in client.list_artifacts(parent.info.run_id, folder)
+    }
     assert {"report/report.html", "report/report.md", "report/results.csv"} <= paths
     assert {"results/trials.json", "results/rows.parquet", "results/summary.json"} <= paths
     assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["almanac"]
@@ -163,14 +178,16 @@ def test_the_report_can_be_made_again_from_mlflow_alone(twice: Twice) -> None:
     assert (twice.folder / "again" / "results.csv").read_text() == twice.first_csv
     page = (twice.folder / "again" / "report.html").read_text()
     assert page.count("<svg") >= 4
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_pgr_of_the_table_is_what_the_rows_say(twice: Twice) -> None:
     frame = pd.read_csv(twice.folder / "reports" / "small" / "results.csv")
     assert len(frame) == 2 + 1 + 5
     with_ratio = frame[frame["pgr"].notna()]
-    expected = (with_ratio["student"] - with_ratio["floor"]) / (with_ratio["ceiling"] - with_ratio["floor"])
+    expected = (with_ratio["student"] - with_ratio["floor"]) / (
+        with_ratio["ceiling"] - with_ratio["floor"]
+    )
     pd.testing.assert_series_equal(with_ratio["pgr"], expected, check_names=False, atol=1e-6)
 
 

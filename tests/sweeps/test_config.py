@@ -62,7 +62,9 @@ def test_a_python_file_gives_the_same_sweep(tmp_path: Path) -> None:
         ("ladder.1.revision='step1000'", lambda sweep: sweep.ladder[1].revision, "step1000"),
     ],
 )
-def test_overrides_reach_tables_and_lists(tmp_path: Path, override: str, field, value: object) -> None:
+def test_overrides_reach_tables_and_lists(
+    tmp_path: Path, override: str, field, value: object
+) -> None:
     assert field(load(write(tmp_path, GOOD), [override])[0]) == value
 
 
@@ -70,7 +72,11 @@ def test_overrides_reach_tables_and_lists(tmp_path: Path, override: str, field, 
     ("old", "new", "message"),
     [
         ("seeds =", "sedes =", r"sedes: unknown key; allowed here: blocks, .*seeds"),
-        ('name = "pairs"', 'name = "pairs"\nmetods = ["naive"]', r"blocks.0.metods: unknown key; allowed here: .*methods"),
+        (
+            'name = "pairs"',
+            'name = "pairs"\nmetods = ["naive"]',
+            r"blocks.0.metods: unknown key; allowed here: .*methods",
+        ),
         ('"xent", ', '"xnt", ', r"unknown loss 'xnt'; available: .*xent"),
         ("max_weight = 0.75", "max_weight = 1.75", r"max_weight: .*found 1.75"),
         ('kind = "almanac"', 'kind = "almanak"', r"unknown task 'almanak'; available: almanac"),
@@ -79,7 +85,11 @@ def test_overrides_reach_tables_and_lists(tmp_path: Path, override: str, field, 
         ('name = "b"', 'name = "a"', r"rung names must differ"),
         ("[runtime]", "[runtime]\nstoer = 1", r"runtime.stoer: unknown key; allowed here: .*store"),
         ('name = "pairs"', 'name = "pairs"\npairs = [["a", "c"]]', r"no rung 'c'; rungs: a, b"),
-        ('name = "pairs"', 'name = "pairs"\nnum_trials = 3', r"`space` and `num_trials` go together"),
+        (
+            'name = "pairs"',
+            'name = "pairs"\nnum_trials = 3',
+            r"`space` and `num_trials` go together",
+        ),
         (
             'name = "pairs"',
             'name = "pairs"\nnum_trials = 3\nspace = {"loss.weight" = {uniform = [0.0, 1.0]}}',
@@ -99,7 +109,9 @@ def test_a_mistake_is_one_clear_message(tmp_path: Path, old: str, new: str, mess
         load(write(tmp_path, GOOD.replace(old, new, 1)))
 
 
-def test_a_ladder_with_one_rung_is_refused_unless_it_is_compared_with_itself(tmp_path: Path) -> None:
+def test_a_ladder_with_one_rung_is_refused_unless_it_is_compared_with_itself(
+    tmp_path: Path,
+) -> None:
     one = GOOD.replace('[[ladder]]\nname = "b"\nmodel = "models/b"\n', "")
     with pytest.raises(UserError, match=r"the ladder has one rung \(a\)"):
         load(write(tmp_path, one))
@@ -120,7 +132,12 @@ def test_pairs_by_word() -> None:
     ladder = [{"name": name, "model": name} for name in "abc"]
     pairs = {
         word: Sweep.model_validate(
-            {"name": "s", "task": "almanac", "ladder": ladder, "blocks": [{"name": "x", "pairs": word}]}
+            {
+                "name": "s",
+                "task": "almanac",
+                "ladder": ladder,
+                "blocks": [{"name": "x", "pairs": word}],
+            }
         )
         for word in ("all", "adjacent", "largest", "equal")
     }

@@ -17,14 +17,22 @@ RUNGS = [
 
 
 def sweep(**fields: Any) -> Sweep:
-    table = {"name": "s", "task": "almanac", "ladder": RUNGS, "seeds": [0, 1], "blocks": [{"name": "pairs"}]}
+    table = {
+        "name": "s",
+        "task": "almanac",
+        "ladder": RUNGS,
+        "seeds": [0, 1],
+        "blocks": [{"name": "pairs"}],
+    }
     return Sweep.model_validate({**table, **fields})
 
 
 def plan_of(planned: Sweep) -> Plan:
     planner = Planner(planned)
     points = [Point(cell) for cell in planner.cells()]
-    return Plan(root for point in points for roles in planner.roles(point).values() for root in roles)
+    return Plan(
+        root for point in points for roles in planner.roles(point).values() for root in roles
+    )
 
 
 def test_shared_stages_are_planned_once() -> None:
@@ -72,7 +80,9 @@ def test_searched_values_reach_the_student_and_never_the_ceiling_or_the_supervis
     values = {"loss.max_weight": 0.3, "student.learning_rate": 2e-3}
     roles = planner.roles(Point(confidence, values))[0]
     plain = planner.roles(Point(confidence))[0]
-    student = next(stage for stage in walk(roles.student) if stage.key == roles.student.predictions.key)
+    student = next(
+        stage for stage in walk(roles.student) if stage.key == roles.student.predictions.key
+    )
     assert student.loss == Confidence(max_weight=0.3)  # pyright: ignore
     assert student.train.learning_rate == 2e-3  # pyright: ignore
     assert roles.ceiling.key == plain.ceiling.key

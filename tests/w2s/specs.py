@@ -1,7 +1,7 @@
 """One instance of every registered spec, and another valid value for each of its fields.
 
-`variants(spec)` yields, for each field, a copy of the spec in which only that field differs. A field that has
-no generic other value is named in `OTHER`.
+`variants(spec)` yields, for each field, a copy of the spec in which only that field differs. A
+field that has no generic other value is named in `OTHER`.
 """
 
 from collections.abc import Iterator
@@ -174,7 +174,9 @@ def variants(spec: BaseModel) -> Iterator[tuple[str, BaseModel]]:
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
     arguments = getattr(annotation, "__args__", ())
-    return arguments if arguments and all(isinstance(a, str | int | bool) for a in arguments) else ()
+    return (
+        arguments if arguments and all(isinstance(a, str | int | bool) for a in arguments) else ()
+    )
 
 
 def _instead_of_none(annotation: Any) -> Any:

@@ -25,7 +25,9 @@ def identity(spec: BaseModel) -> str:
 def test_every_field_changes_the_key(spec: BaseModel) -> None:
     keys = {"": identity(spec)}
     for field, variant in specs.variants(spec):
-        fresh = type(spec).model_validate({name: getattr(variant, name) for name in type(spec).model_fields})
+        fresh = type(spec).model_validate(
+            {name: getattr(variant, name) for name in type(spec).model_fields}
+        )
         keys[field] = identity(fresh)
     assert len(set(keys.values())) == len(keys), f"fields that share a key: {keys}"
 
@@ -41,19 +43,24 @@ def test_every_stage_class_is_covered() -> None:
 def test_a_nested_loss_keeps_its_own_fields_in_the_key() -> None:
     finetune = next(stage for stage in specs.stages() if isinstance(stage, Finetune))
     keys = {
-        finetune.model_copy(update={"loss": Confidence(max_weight=weight)}).identity()["loss"]["max_weight"]
+        finetune.model_copy(update={"loss": Confidence(max_weight=weight)}).identity()["loss"][
+            "max_weight"
+        ]
         for weight in (0.1, 0.9)
     }
     assert keys == {0.1, 0.9}
     weak, strong = (
-        Finetune(**{**_fields(finetune), "loss": Confidence(max_weight=weight)}) for weight in (0.1, 0.9)
+        Finetune(**{**_fields(finetune), "loss": Confidence(max_weight=weight)})
+        for weight in (0.1, 0.9)
     )
     assert weak.key != strong.key
 
 
 def test_the_key_of_an_input_is_part_of_the_key() -> None:
     finetune = next(stage for stage in specs.stages() if isinstance(stage, Finetune))
-    other = Finetune(**{**_fields(finetune), "prompts": type(finetune.prompts)(task=finetune.task, data="new")})
+    other = Finetune(
+        **{**_fields(finetune), "prompts": type(finetune.prompts)(task=finetune.task, data="new")}
+    )
     assert finetune.identity()["prompts"] == {"key": finetune.prompts.key}
     assert other.key != finetune.key
 
@@ -72,7 +79,13 @@ def test_raising_the_version_changes_the_key() -> None:
 
 def test_nothing_of_the_runtime_is_in_a_stage_or_sweep() -> None:
     where_and_how = set(Runtime.model_fields) | set(StageContext.__slots__)  # pyright: ignore
-    where_and_how |= {"num_workers", "gpus_per_worker", "cpus_per_worker", "micro_batch_size", "num_replicas"}
+    where_and_how |= {
+        "num_workers",
+        "gpus_per_worker",
+        "cpus_per_worker",
+        "micro_batch_size",
+        "num_replicas",
+    }
     where_and_how -= {"inputs", "progress", "train", "serve"}
     for spec in [*specs.stages(), *specs.plain()]:
         assert not where_and_how & set(type(spec).model_fields), type(spec)
@@ -95,4 +108,5 @@ def _fields(spec: BaseModel) -> dict[str, Any]:
 
 
 GOLDEN: dict[str, str] = {}
-"""Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a `version` on purpose."""
+"""Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a
+`version` on purpose."""

@@ -1,9 +1,10 @@
 """What a loss is: fields that are its hyperparameters, and one call per update.
 
-The trainer hands over the student's logits for the whole update when the loss declares `needs_whole_batch` (its targets depend
-on batch statistics), else for any part of it. With several workers or micro-batches, the trainer first runs the forward
-pass without gradient, gathers the detached logits of the whole update in row order, and gives them as `whole_logits_BC`; the statistic is then
-the same however the update is cut up.
+The trainer hands over the student's logits for the whole update when the loss declares
+`needs_whole_batch` (its targets depend on batch statistics), else for any part of it. With several
+workers or micro-batches, the trainer first runs the forward pass without gradient, gathers the
+detached logits of the whole update in row order, and gives them as `whole_logits_BC`; the statistic
+is then the same however the update is cut up.
 
 B examples of the part, N examples of the whole update, C classes.
 """
@@ -51,6 +52,7 @@ class Loss(Spec):
             progress: share of the optimizer steps already taken, 0 to 1.
 
         Returns:
-            The mean over the part's examples (the trainer weighs parts by their size), and metrics for the curve.
+            The mean over the part's examples (the trainer weighs parts by their size), and metrics
+            for the curve.
         """
         raise NotImplementedError

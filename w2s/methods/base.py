@@ -1,7 +1,7 @@
 """What a method is: who supervises, and what the student does with the labels.
 
-A method composes stages through `Setup` and runs nothing. Its fields are its hyperparameters; two methods that
-need the same stage build equal values, so the plan holds it once.
+A method composes stages through `Setup` and runs nothing. Its fields are its hyperparameters; two
+methods that need the same stage build equal values, so the plan holds it once.
 """
 
 from w2s.spec import Spec

@@ -15,7 +15,8 @@ class Debate(Method):
     debater: Literal["strong", "weak"] = "strong"
     """Who argues: the strong base model, or the weak one (self-debate, a control)."""
     transcripts: Literal["own", "shuffled", "permuted"] = "own"
-    """Which debate a row gets: its own, another row's (control), or its own with the values exchanged (control)."""
+    """Which debate a row gets: its own, another row's (control), or its own with the values
+    exchanged (control)."""
 
     def supervision(self, setup: Setup) -> Stage:
         """The weak supervisor with transcripts."""
@@ -23,5 +24,7 @@ class Debate(Method):
         if self.transcripts == "shuffled":
             transcripts = ShuffledTranscripts(transcripts=transcripts, seed=setup.seed)
         elif self.transcripts == "permuted":
-            transcripts = PermutedTranscripts(transcripts=transcripts, task=setup.task, seed=setup.seed)
+            transcripts = PermutedTranscripts(
+                transcripts=transcripts, task=setup.task, seed=setup.seed
+            )
         return setup.supervisor(transcripts)

@@ -13,8 +13,8 @@ from w2s.stages.setup import Setup
 class DebateEnsemble(Method):
     """Members differ in debate seed and finetuning seed.
 
-    At experiment seed s the members have the seeds s * num_members ... s * num_members + num_members - 1: no two
-    experiment seeds share a member, so replicates are independent.
+    At experiment seed s the members have the seeds s * num_members ... s * num_members +
+    num_members - 1: no two experiment seeds share a member, so replicates are independent.
     """
 
     kind: Literal["debate_ensemble"] = "debate_ensemble"

@@ -20,7 +20,9 @@ class FinetuneEnsemble(Method):
     def members(self, setup: Setup) -> tuple[Stage, ...]:
         """The supervisors."""
         first = setup.seed * self.num_members
-        return tuple(setup.at_seed(seed).supervisor() for seed in range(first, first + self.num_members))
+        return tuple(
+            setup.at_seed(seed).supervisor() for seed in range(first, first + self.num_members)
+        )
 
     def supervision(self, setup: Setup) -> Stage:
         """Mean of the members' probabilities."""

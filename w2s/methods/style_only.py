@@ -13,7 +13,8 @@ class StyleOnly(Method):
 
     kind: Literal["style_only"] = "style_only"
     features: Literal["words", "positions", "equalities"] = "equalities"
-    """What the classifier sees: masked words, masked words by position, or also which words are equal."""
+    """What the classifier sees: masked words, masked words by position, or also which words are
+    equal."""
     debater: Literal["strong", "weak"] = "strong"
     """Whose debates are read."""
 

@@ -1,11 +1,13 @@
 """What a stage is, and what it is given to run with.
 
-A *stage* is a frozen spec whose fields are literals or other stages: the graph is the nesting, and `key` is its identity. A
-stage runs in one of three *lanes*: `train` (inside a Ray Train worker group, all replicas call `run`), `serve` (an async task with clients of
-served models) and `light` (a short CPU task). `StageContext` brings everything that is not identity: folders, replicas, clients, progress.
+A *stage* is a frozen spec whose fields are literals or other stages: the graph is the nesting, and
+`key` is its identity. A stage runs in one of three *lanes*: `train` (inside a Ray Train worker
+group, all replicas call `run`), `serve` (an async task with clients of served models) and `light`
+(a short CPU task). `StageContext` brings everything that is not identity: folders, replicas,
+clients, progress.
 
-A stage writes files under `context.output_dir` and nothing else; it never looks for its own output: the runner does caching, locks and
-retries.
+A stage writes files under `context.output_dir` and nothing else; it never looks for its own output:
+the runner does caching, locks and retries.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +32,8 @@ class StageContext:
     """Where and how a stage runs. Nothing here may change its result."""
 
     output_dir: Path
-    """Local folder for the stage's files, empty but in the `serve` lane, where an attempt finds what a failed one
-    left; in the `train` lane only rank 0 writes."""
+    """Local folder for the stage's files, empty but in the `serve` lane, where an attempt finds
+    what a failed one left; in the `train` lane only rank 0 writes."""
     inputs: Mapping[str, Path]
     """Local artifact folder of each input stage, by key."""
     replicas: "Replicas | None" = None
@@ -74,7 +76,9 @@ class Stage(Spec):
     def kind(self) -> str:
         """Word for this stage in logs, plans and the store: the class name in snake case."""
         name = type(self).__name__
-        return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+        return "".join(
+            "_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name)
+        )
 
     @cached_property
     def key(self) -> str:

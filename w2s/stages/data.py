@@ -1,7 +1,7 @@
 """Stages that turn a task into files: prompts without labels, and ground truth one split at a time.
 
-`Prompts` is what every model of a sweep reads; `GroundTruth` holds the labels of one split. They are apart so that a stage which
-must not know the truth is never handed it.
+`Prompts` is what every model of a sweep reads; `GroundTruth` holds the labels of one split. They
+are apart so that a stage which must not know the truth is never handed it.
 """
 
 import json
@@ -34,13 +34,19 @@ def load(task: Task) -> TaskData:
     groups: dict[str, Split] = {}
     for split in SPLITS:
         if not data.rows.get(split):
-            raise UserError(f"task {task.kind!r} leaves the split {split!r} empty; give it more rows")
+            raise UserError(
+                f"task {task.kind!r} leaves the split {split!r} empty; give it more rows"
+            )
         for row in data.rows[split]:
             if row.row_id in seen:
-                raise UserError(f"task {task.kind!r}: row {row.row_id} is in {seen[row.row_id]} and {split}")
+                raise UserError(
+                    f"task {task.kind!r}: row {row.row_id} is in {seen[row.row_id]} and {split}"
+                )
             seen[row.row_id] = split
             if groups.setdefault(row.group, split) != split:
-                raise UserError(f"task {task.kind!r}: group {row.group!r} is in {groups[row.group]} and {split}")
+                raise UserError(
+                    f"task {task.kind!r}: group {row.group!r} is in {groups[row.group]} and {split}"
+                )
     return data
 
 

@@ -1,7 +1,7 @@
 """Debates by served models about the rows of a task (Lang et al. 2025).
 
-Two instances of one model argue opposite positions; nobody judges here. Each finished debate is appended to
-`transcripts.jsonl` at once, so an attempt after a crash generates only what is missing.
+Two instances of one model argue opposite positions; nobody judges here. Each finished debate is
+appended to `transcripts.jsonl` at once, so an attempt after a crash generates only what is missing.
 """
 
 import json
@@ -49,7 +49,11 @@ class Debate(Stage):
     @property
     def name(self) -> str:
         """Readable name."""
-        by = self.debater.name.removeprefix("pretrain-") if isinstance(self.debater, Pretrain) else "model"
+        by = (
+            self.debater.name.removeprefix("pretrain-")
+            if isinstance(self.debater, Pretrain)
+            else "model"
+        )
         return f"debate-{by}-s{self.seed}"
 
     @property

@@ -32,7 +32,9 @@ class Ensemble(Stage):
         for member in self.members:
             frame = read_predictions(context.path(member)).set_index(["split", "row_id"])
             if len(frame) != len(first) or not index.isin(frame.index).all():
-                raise ValueError(f"member {member.name} ({member.key}) predicts other rows than the first member")
+                raise ValueError(
+                    f"member {member.name} ({member.key}) predicts other rows than the first member"
+                )
             probabilities += np.exp(frame.loc[index, columns].to_numpy(np.float64))
         write_predictions(
             context.output_dir,
@@ -45,7 +47,8 @@ class Ensemble(Stage):
 class ShuffledLabels(Stage):
     """Predictions of `labels`, exchanged at random among the rows of each split.
 
-    The control whose student must come out at chance: same label distribution, no relation to the row.
+    The control whose student must come out at chance: same label distribution, no relation to the
+        row.
     """
 
     labels: SerializeAsAny[Stage]
@@ -66,4 +69,6 @@ class ShuffledLabels(Stage):
         for split in frame["split"].unique():
             rows = np.flatnonzero(frame["split"] == split)
             values[rows] = values[generator.permutation(rows)]
-        write_predictions(context.output_dir, frame["split"].tolist(), frame["row_id"].tolist(), values)
+        write_predictions(
+            context.output_dir, frame["split"].tolist(), frame["row_id"].tolist(), values
+        )

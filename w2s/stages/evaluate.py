@@ -55,8 +55,8 @@ def scored_rows(
     """Predictions joined with truth by (split, row_id), in the order of the prompts.
 
     Returns:
-        split, row_id, group, label, predicted, correct, prob_0 ... prob_{C-1} and, with a supervisor,
-        supervisor_prob_0 ... supervisor_prob_{C-1}.
+        split, row_id, group, label, predicted, correct, prob_0 ... prob_{C-1} and, with a
+        supervisor, supervisor_prob_0 ... supervisor_prob_{C-1}.
     """
     frame = read_predictions(predictions)
     columns = logprob_columns(frame)
@@ -67,7 +67,10 @@ def scored_rows(
     scored["predicted"] = probabilities.argmax(1)
     if supervisor is not None:
         weak = read_predictions(supervisor)
-        names = {column: column.replace("logprob_", "supervisor_prob_") for column in logprob_columns(weak)}
+        names = {
+            column: column.replace("logprob_", "supervisor_prob_")
+            for column in logprob_columns(weak)
+        }
         weak = weak.rename(columns=names)
         weak[list(names.values())] = np.exp(weak[list(names.values())].to_numpy(np.float64))
         scored = scored.merge(weak, on=["split", "row_id"], how="left", validate="one_to_one")
@@ -77,7 +80,9 @@ def scored_rows(
         scored, on=["split", "row_id"], how="left", validate="one_to_one"
     )
     if joined["predicted"].isna().any():
-        raise ValueError(f"{int(joined['predicted'].isna().sum())} rows have a label but no prediction")
+        raise ValueError(
+            f"{int(joined['predicted'].isna().sum())} rows have a label but no prediction"
+        )
     joined["predicted"] = joined["predicted"].astype(int)
     joined["correct"] = joined["predicted"] == joined["label"]
     return joined
@@ -92,16 +97,20 @@ def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
         "balanced_accuracy": metrics.balanced_accuracy(probabilities_NC, labels_N),
         "log_loss": metrics.log_loss(np.log(np.maximum(probabilities_NC, 1e-12)), labels_N),
         "brier": metrics.brier(probabilities_NC, labels_N),
-        "expected_calibration_error": metrics.expected_calibration_error(probabilities_NC, labels_N),
+        "expected_calibration_error": metrics.expected_calibration_error(
+            probabilities_NC, labels_N
+        ),
     }
     if probabilities_NC.shape[1] == 2:
         scores["auroc"] = metrics.auroc(probabilities_NC[:, 1], labels_N)
     if "supervisor_prob_0" in frame.columns:
-        agreement = metrics.agreement(probabilities_NC, _matrix(frame, "supervisor_prob_"), labels_N)
+        agreement = metrics.agreement(
+            probabilities_NC, _matrix(frame, "supervisor_prob_"), labels_N
+        )
         scores["agreement"] = agreement.overall
         scores["agreement_where_right"] = agreement.supervisor_right
         scores["agreement_where_wrong"] = agreement.supervisor_wrong
-    return {name: None if value != value else value for name, value in scores.items()}  # noqa: PLR0124 - NaN
+    return {name: None if value != value else value for name, value in scores.items()}
 
 
 def _matrix(frame: pd.DataFrame, prefix: str) -> "np.ndarray[Any, Any]":

@@ -1,7 +1,8 @@
 """Finetuning a classifier and letting it predict: supervisors, students and ceilings alike.
 
-What differs between the three roles is only which stages are their fields: a supervisor and a ceiling learn from `GroundTruth` of
-their own split, a student from predictions. No role is handed labels of any other split.
+What differs between the three roles is only which stages are their fields: a supervisor and a
+    ceiling learn from `GroundTruth` of their own split, a student from predictions. No role is
+    handed labels of any other split.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -102,7 +103,10 @@ class Finetune(Stage):
             classifier,
             tokenize(tokenizer, train["input"].tolist(), limit),
             read_targets(
-                context.path(self.labels), self.train_split, train["row_id"].tolist(), self.task.num_classes
+                context.path(self.labels),
+                self.train_split,
+                train["row_id"].tolist(),
+                self.task.num_classes,
             ),
             self.loss,
             self.train,

@@ -1,7 +1,7 @@
 """Predictions: what every trained model leaves, and how labels are read from it.
 
-One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms). Labels are joined by row id,
-never by position.
+One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms).
+Labels are joined by row id, never by position.
 """
 
 from pathlib import Path
@@ -44,10 +44,13 @@ def logprob_columns(frame: pd.DataFrame) -> list[str]:
     return sorted((c for c in frame.columns if c.startswith("logprob_")), key=lambda c: int(c[8:]))
 
 
-def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: int) -> NDArray[np.float32]:
+def read_targets(
+    folder: Path, split: Split, row_ids: "list[str]", num_classes: int
+) -> NDArray[np.float32]:
     """Class probabilities to learn from, in the order of `row_ids`.
 
-    The folder holds either ground truth (one-hot) or another model's predictions (its probabilities).
+    The folder holds either ground truth (one-hot) or another model's predictions (its
+    probabilities).
 
     Returns:
         [N, C] float32, rows sum to 1.
@@ -63,7 +66,10 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
         values_NC = np.exp(frame[logprob_columns(frame)].to_numpy(np.float64))
         values_NC = (values_NC / values_NC.sum(1, keepdims=True)).astype(np.float32)
     own = (frame["split"] == split).to_numpy()
-    position = {row_id: index for index, row_id in zip(np.flatnonzero(own), frame["row_id"][own], strict=True)}
+    position = {
+        row_id: index
+        for index, row_id in zip(np.flatnonzero(own), frame["row_id"][own], strict=True)
+    }
     missing = [row_id for row_id in row_ids if row_id not in position]
     if missing:
         raise ValueError(

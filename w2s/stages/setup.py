@@ -1,7 +1,8 @@
 """`Setup`: the verbs a method composes its graph from.
 
-A setup is one experiment at one seed: the task, the two base models, the loss, the recipes. Its functions only build
-stages. Methods see nothing else, so a method never has to know how a stage is spelt.
+A setup is one experiment at one seed: the task, the two base models, the loss, the recipes. Its
+    functions only build stages. Methods see nothing else, so a method never has to know how a stage
+    is spelt.
 """
 
 from dataclasses import dataclass, replace

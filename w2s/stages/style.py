@@ -1,7 +1,7 @@
 """The style-only control: a linear classifier over transcripts whose content words are masked.
 
-If it beats chance, sides or liars can be told by how a debate is worded, and a supervisor's gain from debates says nothing
-about evidence.
+If it beats chance, sides or liars can be told by how a debate is worded, and a supervisor's gain
+from debates says nothing about evidence.
 """
 
 from itertools import combinations
@@ -31,7 +31,8 @@ class StyleClassifier(Stage):
     labels: GroundTruth
     """Ground truth of `weak_train`."""
     features: Literal["words", "positions", "equalities"]
-    """Counts of masked words; words by position; positions and which pairs of positions hold equal words."""
+    """Counts of masked words; words by position; positions and which pairs of positions hold equal
+    words."""
     inverse_regularization: float = Field(default=0.1, gt=0)
     """C of the logistic regression."""
 
@@ -63,11 +64,14 @@ class StyleClassifier(Stage):
             )
 
 
-def style_features(texts: "list[str]", kind: Literal["words", "positions", "equalities"]) -> csr_matrix:
+def style_features(
+    texts: "list[str]", kind: Literal["words", "positions", "equalities"]
+) -> csr_matrix:
     """Sparse 0/1/count features of masked texts.
 
     Args:
-        texts: masked transcripts; a content word is a type marker with a number (`<value:2>`), equal numbers mean equal words.
+        texts: masked transcripts; a content word is a type marker with a number (`<value:2>`),
+            equal numbers mean equal words.
         kind: which features.
 
     Returns:
@@ -77,7 +81,10 @@ def style_features(texts: "list[str]", kind: Literal["words", "positions", "equa
     row_index, column_index, values = [], [], []
     for row, text in enumerate(texts):
         words = text.split()
-        bare = [word.split(":")[0] + ">" if word.startswith("<") and ":" in word else word for word in words]
+        bare = [
+            word.split(":")[0] + ">" if word.startswith("<") and ":" in word else word
+            for word in words
+        ]
         found: list[tuple[object, ...]] = [("word", word) for word in bare]
         if kind != "words":
             found += [("at", position, word) for position, word in enumerate(bare)]

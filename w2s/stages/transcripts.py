@@ -1,8 +1,8 @@
 """Transcripts as files, and the two controls that destroy what they say.
 
-A transcripts artifact is `transcripts.parquet`: split, row_id, text (as a model reads it) and turns (JSON, as a person reads it).
-`ShuffledTranscripts` gives each row another row's debate; `PermutedTranscripts` exchanges the values inside each debate and keeps
-everything else.
+A transcripts artifact is `transcripts.parquet`: split, row_id, text (as a model reads it) and turns
+(JSON, as a person reads it). `ShuffledTranscripts` gives each row another row's debate;
+`PermutedTranscripts` exchanges the values inside each debate and keeps everything else.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """What a task is: rows in four disjoint splits, and how its questions are debated.
 
-A task knows its rows, how a transcript is put into a prompt, and the prompts of its debaters. Adding a task is adding one
-file here whose name is its `kind`.
+A task knows its rows, how a transcript is put into a prompt, and the prompts of its debaters.
+Adding a task is adding one file here whose name is its `kind`.
 """
 
 from random import Random
@@ -45,8 +45,9 @@ class Task(Spec):
     def mask_transcript(self, transcript: str) -> str:
         """The transcript without its content words: what is left is style.
 
-        Content words become type markers; words that are equal stay recognisably equal (the marker is numbered in
-        order of appearance), so a classifier over the masked text sees words, positions and equalities only.
+        Content words become type markers; words that are equal stay recognisably equal (the marker
+        is numbered in order of appearance), so a classifier over the masked text sees words,
+        positions and equalities only.
         """
         raise NotImplementedError(f"task {self.kind!r} does not say what style is")
 

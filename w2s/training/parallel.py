@@ -1,8 +1,9 @@
 """Data-parallel replicas of one training: what the loops need from the worker group they run in.
 
-A loop is written for `Replicas`. Alone, that is `Replicas()`; inside a worker group it is built from an initialised
-`torch.distributed` process group (gloo on CPU, nccl on GPU). Each replica takes its slice of an update's rows, normalises by the
-size of the whole update, and `sum_gradients` adds up what the replicas found, so one and several workers train alike.
+A loop is written for `Replicas`. Alone, that is `Replicas()`; inside a worker group it is built
+from an initialised `torch.distributed` process group (gloo on CPU, nccl on GPU). Each replica takes
+its slice of an update's rows, normalises by the size of the whole update, and `sum_gradients` adds
+up what the replicas found, so one and several workers train alike.
 """
 
 from collections.abc import Iterable

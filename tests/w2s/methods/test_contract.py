@@ -27,7 +27,9 @@ METHODS = available(Method)
 
 def pretrained(hidden_size: int) -> Pretrain:
     corpus = parse(Corpus, {"kind": "almanac", "rare_share": 0.5, "custom_share": 0.5})
-    return Pretrain(architecture=Architecture(hidden_size=hidden_size, intermediate_size=64), corpus=corpus)
+    return Pretrain(
+        architecture=Architecture(hidden_size=hidden_size, intermediate_size=64), corpus=corpus
+    )
 
 
 def setup(seed: int = 0) -> Setup:
@@ -98,7 +100,9 @@ def test_only_evaluate_stages_read_the_truth_of_val_and_test() -> None:
     root = here.evaluate(here.student(debate.labels(here)), supervisor=debate.supervision(here))
     for stage in below(root):
         held_out = [
-            given for given in stage.inputs if isinstance(given, GroundTruth) and given.split in ("val", "test")
+            given
+            for given in stage.inputs
+            if isinstance(given, GroundTruth) and given.split in ("val", "test")
         ]
         assert not held_out or isinstance(stage, Evaluate)
 
@@ -137,7 +141,8 @@ def test_members_of_an_ensemble_differ_in_debate_and_seed_and_no_replicate_share
 
 def test_a_small_ensemble_shares_its_members_with_a_larger_one_at_the_first_seed() -> None:
     small, large = (
-        parse(Method, {"kind": "debate_ensemble", "num_members": number}).members(setup()) for number in (2, 4)
+        parse(Method, {"kind": "debate_ensemble", "num_members": number}).members(setup())
+        for number in (2, 4)
     )
     assert {member.key for member in small} < {member.key for member in large}
 
@@ -150,4 +155,6 @@ def test_naive_is_the_supervisor_that_other_methods_assist() -> None:
 def test_labels_of_tables_name_what_is_not_at_its_default() -> None:
     assert parse(Method, "debate").label == "debate"
     assert parse(Method, {"kind": "debate", "debater": "weak"}).label == "debate(weak)"
-    assert parse(Method, {"kind": "debate_ensemble", "num_members": 8}).label == "debate_ensemble(8)"
+    assert (
+        parse(Method, {"kind": "debate_ensemble", "num_members": 8}).label == "debate_ensemble(8)"
+    )

@@ -28,15 +28,17 @@ from w2s.stages.debate import FINISHED_FILE, Debate
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
 from w2s.stages.evaluate import read_evaluation, read_rows
 from w2s.stages.finetune import Finetune
-from w2s.stages.pretrain import model_key
 from w2s.stages.predictions import read_predictions, read_targets, write_predictions
+from w2s.stages.pretrain import model_key
 from w2s.stages.setup import Setup
 from w2s.stages.style import style_features
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts, read_transcripts
 from w2s.tasks.almanac import Almanac
 from w2s.training.config import TrainConfig
 
-WORLD = World(seed=100, num_quiz=8, num_dev=8, num_weak_train=8, num_strong_train=10, num_val=6, num_test=12)
+WORLD = World(
+    seed=100, num_quiz=8, num_dev=8, num_weak_train=8, num_strong_train=10, num_val=6, num_test=12
+)
 TASK = Almanac(world=WORLD)
 
 
@@ -48,7 +50,9 @@ class Given(Stage):
 
 def context(folder: Path, **inputs: tuple[Stage, Path]) -> StageContext:
     folder.mkdir(parents=True, exist_ok=True)
-    return StageContext(output_dir=folder, inputs={stage.key: path for stage, path in inputs.values()})
+    return StageContext(
+        output_dir=folder, inputs={stage.key: path for stage, path in inputs.values()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +138,13 @@ def test_a_chain_of_stages_ends_in_scores_of_every_test_row(
     assert set(evaluation) == {"val", "test"}
 
 
-def test_the_same_stage_gives_the_same_predictions_twice(tmp_path: Path, model: PretrainedModel) -> None:
+def test_the_same_stage_gives_the_same_predictions_twice(
+    tmp_path: Path, model: PretrainedModel
+) -> None:
     here = setup(model)
     first, second = (
-        read_predictions(run(ArtifactStore(str(tmp_path / name)), here.supervisor())) for name in "ab"
+        read_predictions(run(ArtifactStore(str(tmp_path / name)), here.supervisor()))
+        for name in "ab"
     )
     pd.testing.assert_frame_equal(first, second)
 
@@ -159,7 +166,10 @@ def test_weights_are_kept_only_when_asked(store: ArtifactStore, model: Pretraine
 
 def test_labels_are_joined_by_id_not_by_position(tmp_path: Path) -> None:
     write_predictions(
-        tmp_path, ["strong_train"] * 3 + ["test"], ["c", "a", "b", "a"], np.log([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5], [1.0, 1e-9]])
+        tmp_path,
+        ["strong_train"] * 3 + ["test"],
+        ["c", "a", "b", "a"],
+        np.log([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5], [1.0, 1e-9]]),
     )
     targets = read_targets(tmp_path, "strong_train", ["a", "b", "c"], 2)
     np.testing.assert_allclose(targets, [[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], atol=1e-6)
@@ -198,12 +208,19 @@ def test_shuffled_labels_keep_the_labels_of_a_split_and_lose_the_rows(tmp_path: 
     probabilities = np.linspace(0.01, 0.99, 40)
     ids = [f"r{index}" for index in range(40)]
     write_predictions(
-        tmp_path / "in", ["strong_train"] * 30 + ["test"] * 10, ids, np.log(np.stack([probabilities, 1 - probabilities], 1))
+        tmp_path / "in",
+        ["strong_train"] * 30 + ["test"] * 10,
+        ids,
+        np.log(np.stack([probabilities, 1 - probabilities], 1)),
     )
-    ShuffledLabels(labels=given, seed=0).run(context(tmp_path / "out", given=(given, tmp_path / "in")))
+    ShuffledLabels(labels=given, seed=0).run(
+        context(tmp_path / "out", given=(given, tmp_path / "in"))
+    )
     before, after = (read_predictions(tmp_path / name) for name in ("in", "out"))
     for split in ("strong_train", "test"):
-        old, new = (frame[frame["split"] == split]["logprob_0"].to_numpy() for frame in (before, after))
+        old, new = (
+            frame[frame["split"] == split]["logprob_0"].to_numpy() for frame in (before, after)
+        )
         assert sorted(old) == sorted(new)
         assert (old != new).mean() > 0.7
 
@@ -224,7 +241,9 @@ def transcripts(folder: Path, num_rows: int = 20) -> Given:
 
 def test_a_shuffled_transcript_is_never_the_rows_own(tmp_path: Path) -> None:
     given = transcripts(tmp_path / "in")
-    ShuffledTranscripts(transcripts=given, seed=3).run(context(tmp_path / "out", given=(given, tmp_path / "in")))
+    ShuffledTranscripts(transcripts=given, seed=3).run(
+        context(tmp_path / "out", given=(given, tmp_path / "in"))
+    )
     before, after = (read_transcripts(tmp_path / name) for name in ("in", "out"))
     assert sorted(before["text"]) == sorted(after["text"])
     assert (before["text"] != after["text"]).all()
@@ -237,14 +256,21 @@ def test_permuted_transcripts_keep_markers_and_equalities_and_change_values(tmp_
     values = [prompt.split()[-1] for prompt in prompts]
     texts = [f"pro: in {value} . it region {value} con: in {value}" for value in values]
     frame = pd.DataFrame(
-        {"split": "test", "row_id": [f"r{i}" for i in range(len(texts))], "text": texts, "turns": "[]"}
+        {
+            "split": "test",
+            "row_id": [f"r{i}" for i in range(len(texts))],
+            "text": texts,
+            "turns": "[]",
+        }
     )
     frame.to_parquet(tmp_path / "in" / "transcripts.parquet")
     PermutedTranscripts(transcripts=given, task=TASK, seed=0).run(
         context(tmp_path / "out", given=(given, tmp_path / "in"))
     )
     after = read_transcripts(tmp_path / "out")["text"].tolist()
-    assert [TASK.mask_transcript(text) for text in after] == [TASK.mask_transcript(text) for text in texts]
+    assert [TASK.mask_transcript(text) for text in after] == [
+        TASK.mask_transcript(text) for text in texts
+    ]
     assert np.mean([new != old for new, old in zip(after, texts, strict=True)]) > 0.5
 
 
@@ -253,16 +279,20 @@ class Stubborn(ScriptedTransport):
 
     left: int = 5
 
-    async def send(self, prompts, sampling, seeds, timeout_s):  # noqa: ANN001, ANN201
+    async def send(self, prompts, sampling, seeds, timeout_s):
         if self.left == 0:
             raise CompletionFailed("out of answers")
         self.left -= 1
         return await super().send(prompts, sampling, seeds, timeout_s)
 
 
-def test_a_debate_goes_on_where_a_failed_attempt_stopped(store: ArtifactStore, model: PretrainedModel, tmp_path: Path) -> None:
+def test_a_debate_goes_on_where_a_failed_attempt_stopped(
+    store: ArtifactStore, model: PretrainedModel, tmp_path: Path
+) -> None:
     here = setup(model)
-    debate = here.debate(model).model_copy(update={"splits": ("weak_train", "strong_train", "test")})
+    debate = here.debate(model).model_copy(
+        update={"splits": ("weak_train", "strong_train", "test")}
+    )
     assert isinstance(debate, Debate)
     prompts = run(store, here.prompts)
     folder = tmp_path / "attempt"
@@ -276,7 +306,10 @@ def test_a_debate_goes_on_where_a_failed_attempt_stopped(store: ArtifactStore, m
     replies = ("in Ab . it region Cd", "in Ef . it region Gh")
     with pytest.raises(CompletionFailed):
         attempt(Stubborn(replies))
-    finished = [json.loads(line)["question_id"] for line in (folder / FINISHED_FILE).read_text().splitlines()]
+    finished = [
+        json.loads(line)["question_id"]
+        for line in (folder / FINISHED_FILE).read_text().splitlines()
+    ]
     assert 0 < len(finished) < len(read_prompts(prompts))
     (folder / FINISHED_FILE).open("a").write('{"cut off')
     second = ScriptedTransport(replies)
