@@ -61,7 +61,8 @@ METRIC_BATCH = 1000
 def prepare_environment() -> None:
     """Keep MLflow from phoning home, from inheriting a run, and from waiting minutes for a server.
 
-    Called before the first import of MLflow; what the user set stays, but for `MLFLOW_RUN_ID`.
+    Called before the first import of MLflow, and before its UI is started, which then starts no
+    workers for jobs of its own. What the user set stays, but for `MLFLOW_RUN_ID`.
     """
     os.environ.pop("MLFLOW_RUN_ID", None)
     for name, value in (
@@ -69,6 +70,7 @@ def prepare_environment() -> None:
         ("DO_NOT_TRACK", "true"),
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "15"),
+        ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
     ):
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
