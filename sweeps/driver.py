@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """Time between two looks at the broker."""
+PUMP_JOIN_S = 30.0
+"""Longest wait for the record to catch up when all trials have ended."""
+INTERRUPTED_LOG_S = 2.0
+"""Time that is left for MLflow after Ctrl-C."""
 
 
 @dataclass(slots=True)
@@ -218,32 +222,40 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
 
 
 def _run(session: Session, address: str | None, plain: bool) -> Outcome:
-    runtime = session.runtime
-    connection = cluster.connect(address or runtime.address)
+    tracker = session.tracker()
+    tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
     try:
-        execution = _execution(session)
-        handle = start_broker(execution)
-        broker = BrokerClient(handle)
-        tracker = session.tracker()
-        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
-        try:
-            with _pump(session, broker, tracker, plain):
-                searcher = SweepSearcher(
-                    session.planner,
-                    session.studies,
-                    lambda point: _configure(session, broker, point),
-                )
-                prefetched = _prefetch(session, searcher, broker)
-                gangs = slots(execution.shape, cluster.node_resources())
-                concurrent = runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
-                run_trials(session.sweep, searcher, session.book, handle, concurrent)
-                if prefetched is not None:
-                    broker.release(prefetched)
-        finally:
-            stop_broker(handle)
-        return session.finish(tracker)
+        with cluster.connected(address or session.runtime.address):
+            _execute(session, tracker, plain)
+    except KeyboardInterrupt:
+        ended = session.summary.model_copy(update={"finished": time.time()})
+        tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
+        # What is not written now is in the journal.
+        tracker.close(timeout_s=INTERRUPTED_LOG_S)
+        raise
+    return session.finish(tracker)
+
+
+def _execute(session: Session, tracker: Tracker, plain: bool) -> None:
+    """Broker, live view and trials on the cluster, from start to end."""
+    execution = _execution(session)
+    handle = start_broker(execution)
+    broker = BrokerClient(handle)
+    try:
+        with _pump(session, broker, tracker, plain):
+            searcher = SweepSearcher(
+                session.planner,
+                session.studies,
+                lambda point: _configure(session, broker, point),
+            )
+            prefetched = _prefetch(session, searcher, broker)
+            gangs = slots(execution.shape, cluster.node_resources())
+            concurrent = session.runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
+            run_trials(session.sweep, searcher, session.book, handle, concurrent)
+            if prefetched is not None:
+                broker.release(prefetched)
     finally:
-        cluster.disconnect(connection)
+        stop_broker(handle)
 
 
 def _execution(session: Session) -> Execution:
@@ -327,5 +339,6 @@ def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool)
             yield
         finally:
             done.set()
-            thread.join(timeout=10)
-            pump_once()
+        # Not reached after Ctrl-C: what is missing then is written by the next run.
+        thread.join(timeout=PUMP_JOIN_S)
+        pump_once()
