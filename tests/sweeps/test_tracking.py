@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import report, tracking
+from sweeps import report
 from sweeps.events import CurvePoint, StageEvent, StageRecord
 from sweeps.results import SweepResults, SweepSummary, TrialResult
 from sweeps.runs import MetricValue, RunEntry, flattened, stage_entry, sweep_entry, trial_entry
@@ -22,6 +22,7 @@ from sweeps.tracking import (
     results_folder,
     trial_pages,
 )
+from sweeps.writer import Writer
 from tests.sweeps import synthetic
 from w2s.errors import UserError
 
@@ -188,14 +189,14 @@ def test_what_an_absent_server_missed_is_written_by_the_next_run(
 def test_one_refused_entry_does_not_hold_up_the_rest(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path, monkeypatch
 ):
-    write = tracking._Writer.write
+    write = Writer.write
 
     def fussy(self, entry):
         if isinstance(entry, RunEntry) and entry.identity.startswith("stage:"):
             raise ValueError("not this one")
         write(self, entry)
 
-    monkeypatch.setattr(tracking._Writer, "write", fussy)
+    monkeypatch.setattr(Writer, "write", fussy)
     tracker = Tracker(uri, tmp_path / "journal.jsonl")
     log_all(tracker, summary, trial)
     problems = tracker.close()
