@@ -7,7 +7,6 @@ and the live view. Both ways end with the same results, taken from the store.
 
 import contextlib
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +41,8 @@ POLL_S = 0.5
 """Time between two looks at the broker."""
 PUMP_JOIN_S = 30.0
 """Longest wait for the record to catch up when all trials have ended."""
+INTERRUPTED_CLOSE_S = 2.0
+"""Time that served models have to go away after Ctrl-C; those of a local cluster end with it."""
 INTERRUPTED_LOG_S = 2.0
 """Time that is left for MLflow after Ctrl-C."""
 
@@ -89,6 +90,7 @@ class Session:
         self.planner = Planner(sweep)
         for task in sweep.tasks:
             data.load(task)
+        self.local_dir = local_dir(self.store)
         self.studies = studies_dir(self.store)
         self.book = TrialBook(self.planner)
         self.summary = summarise(self.planner, command=command, started=self.started)
@@ -96,9 +98,8 @@ class Session:
 
     def tracker(self) -> Tracker:
         """The writer to MLflow; its journal lies beside the studies."""
-        return Tracker(
-            self.runtime.tracking_uri, self.studies.parent / "tracking" / f"{self.sweep.name}.jsonl"
-        )
+        journal = self.local_dir / ".tracking" / f"{self.sweep.name}.jsonl"
+        return Tracker(self.runtime.tracking_uri, journal)
 
     def log_trial(self, tracker: Tracker, trial: str) -> None:
         """Queue the run of a trial that ended."""
@@ -130,15 +131,30 @@ class Session:
         folder = Path(self.runtime.report_dir) / self.sweep.name
         built = report.of_results(results)
         built.write(folder)
-        with tempfile.TemporaryDirectory(prefix="w2s-results-") as scratch:
-            results.save(Path(scratch))
-            tracker.log_folder(self.summary, Path(scratch), RESULTS_PATH)
-            tracker.log_folder(self.summary, folder, REPORT_PATH)
-            tracker.log(
-                sweep_entry(self.summary, fingerprints=self.fingerprints, status="FINISHED")
+        # Kept, because a tracking server that is away gets it from here later.
+        kept = self.local_dir / ".results" / self.sweep.name
+        results.save(kept)
+        tracker.log_folder(self.summary, kept, RESULTS_PATH)
+        tracker.log_folder(self.summary, folder, REPORT_PATH)
+        tracker.log(
+            sweep_entry(
+                self.summary,
+                fingerprints=self.fingerprints,
+                metrics=self._counts(),
+                status="FINISHED",
             )
-            problems = tracker.close()
+        )
+        problems = tracker.close()
         return Outcome(self.summary, self.book, results, built, folder, problems)
+
+    def _counts(self) -> dict[str, float]:
+        """Trials by end, and stages that ran or were cached."""
+        statuses = [entry.status for entry in self.book.entries.values()]
+        counts = {f"trials_{status}": float(statuses.count(status)) for status in set(statuses)}
+        for state in ("done", "cached", "failed"):
+            found = (by_state.get(state, 0) for by_state in self.summary.stages.values())
+            counts[f"stages_{state}"] = float(sum(found))
+        return counts
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -149,11 +165,16 @@ class Session:
         }
 
 
-def studies_dir(store: ArtifactStore) -> Path:
-    """Folder of the Optuna journals: in a local store, else in the user's cache."""
+def local_dir(store: ArtifactStore) -> Path:
+    """Folder for what is no artifact (studies, journal, results): a local store's, else a cache."""
     if store.is_local:
-        return Path(store.root) / ".studies"
-    return Path.home() / ".cache" / "w2s" / "studies" / Path(store.root).name
+        return Path(store.root)
+    return Path.home() / ".cache" / "w2s" / "runs" / Path(store.root).name
+
+
+def studies_dir(store: ArtifactStore) -> Path:
+    """Folder of the Optuna journals."""
+    return local_dir(store) / ".studies"
 
 
 def run_sweep(session: Session, address: str | None = None, plain: bool = False) -> Outcome:
@@ -254,6 +275,9 @@ def _execute(session: Session, tracker: Tracker, plain: bool) -> None:
             run_trials(session.sweep, searcher, session.book, handle, concurrent)
             if prefetched is not None:
                 broker.release(prefetched)
+    except KeyboardInterrupt:
+        stop_broker(handle, timeout_s=INTERRUPTED_CLOSE_S)
+        raise
     finally:
         stop_broker(handle)
 

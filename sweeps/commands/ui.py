@@ -14,21 +14,18 @@ def run(arguments: argparse.Namespace) -> int:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", arguments.port)) == 0:
             raise UserError(f"port {arguments.port} is in use; choose another with --port")
-    from sweeps.tracking import check_reachable
+    from sweeps.tracking import check_reachable, prepare_environment, trial_pages
 
     check_reachable(arguments.tracking_uri)
-    print(f"MLflow UI on http://127.0.0.1:{arguments.port} (Ctrl-C ends it)", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(arguments.port),
-    ]
-    process = subprocess.Popen([*command, "--backend-store-uri", arguments.tracking_uri])
+    prepare_environment()
+    address = f"http://127.0.0.1:{arguments.port}"
+    print(f"MLflow UI on {address} (Ctrl-C ends it)")
+    for sweep, page in trial_pages(arguments.tracking_uri, address).items():
+        print(f"  trials of {sweep}: {page}")
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
+    command += ["--port", str(arguments.port), "--backend-store-uri", arguments.tracking_uri]
+    sys.stdout.flush()
+    process = subprocess.Popen(command)
     try:
         return process.wait()
     except KeyboardInterrupt:
