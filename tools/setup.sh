@@ -34,8 +34,8 @@ find_python() {
       return
     fi
   done
-  die "needs Python 3.11 with venv; found: $(python3 --version 2>&1 || echo none). Install it (Debian: python3.11-venv)," \
-    "or name it: W2S_PYTHON=/path/to/python3.11 make setup"
+  die "needs Python 3.11 with venv; tried: ${W2S_PYTHON:-python3.11, python3 ($(python3 --version 2>&1))}." \
+    "Install it (Debian: python3.11-venv), or name it: W2S_PYTHON=/path/to/python3.11 make setup"
 }
 
 pip_install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps "$@"; }
