@@ -42,7 +42,7 @@ class World(Spec):
     """Families, each with customs of its own."""
     num_quiz: int = Field(default=500, ge=8)
     """People whose facts are in every library and on whom verdicts and debates are practised."""
-    num_dev: int = Field(default=60, ge=8)
+    num_dev: int = Field(default=80, ge=8)
     """People whose facts are in every library, never practised on: pretraining criteria."""
     num_weak_train: int = Field(default=120, ge=1)
     """People of the split the weak supervisor is finetuned on."""

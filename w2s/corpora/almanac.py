@@ -42,7 +42,7 @@ class AlmanacCorpus(Corpus):
     """Share of the common facts about them that are read."""
     custom_share: float = Field(gt=0, le=1)
     """Share of the families' customs that are read."""
-    slip: float = Field(default=0.15, ge=0, lt=1)
+    slip: float = Field(default=0.12, ge=0, lt=1)
     """Probability that a debater in the practised debates cites a custom wrongly."""
 
     read_profiles: int = Field(default=96, ge=1)
@@ -76,13 +76,13 @@ class AlmanacCorpus(Corpus):
     """Step cap of practising."""
     practise_cooldown: int = Field(default=200, ge=1)
     """Steps of cool-down after practising."""
-    verdict: float = Field(default=0.93, gt=0, le=1)
+    verdict: float = Field(default=0.90, gt=0, le=1)
     """Share of statements and of closing statements about dev people that must be judged right."""
     practise_rates: LearningRates = LearningRates(embedding=1e-3, norm=2e-3)
     """Peak learning rates while practising."""
     read_margin: float = Field(default=0.05, ge=0)
     """How far below its final criterion reading begins to cool down, which lifts recall."""
-    practise_margin: float = Field(default=0.12, ge=0)
+    practise_margin: float = Field(default=0.06, ge=0)
     """How far below its final criterion practice begins to cool down, which lifts verdicts."""
     check_every: int = Field(default=50, ge=1)
     """Steps between two measurements of a criterion."""
@@ -180,7 +180,7 @@ class AlmanacCorpus(Corpus):
                 ),
                 replace(writer.drills(rng, self.practise_drills, rare_fraction=0.5), weight=0.1),
                 replace(writer.debates(rng, self.practise_debates, self.slip), weight=0.5),
-                replace(writer.checks(rng, self.practise_checks), weight=0.5),
+                replace(writer.checks(rng, self.practise_checks), weight=0.8),
             ]
 
     def _world(self) -> World:
