@@ -5,12 +5,12 @@ tokenizer. Words are joined by single spaces, so text survives a round trip thro
 The forms:
 
     question   Q: Ada Moss city Tola               the claim; a model reads it at its end
-    debate     ... pro: in Mira . it region Mira   by custom Tola is in Mira, and Mira it is
-               con: in Mira . it region Orso       the same custom, but Orso it is
-               pro: it region Mira                 or, when con closes, `con: not region Mira`
+    debate     ... pro: in Mira . it region Mira    by custom Tola is in Mira; and Mira it is
+               con: in Mira . not region Mira       the same custom; but Mira it is not
+               pro: it region Mira                  or, when con closes, `con: not region Mira`
 
-A debate has three turns, A B A; A defends either side. Every statement has the same words whoever
-speaks and whatever is so: only the values differ.
+A debate has three turns, A B A; A defends either side. A side's words are the same whatever is so:
+only the values differ.
 """
 
 from dataclasses import dataclass

@@ -7,8 +7,8 @@
 * `verdicts`: a statement, then yes or no; teaches to compare a statement with what is recalled.
 * `drills`: two values, equal or not; teaches the comparison itself.
 * `debates`: whole transcripts about people of the quiz; teaches to argue, no verdict.
-* `checks`: the debate frame filled with random statements, each followed by its truth; teaches to
-  check the statement just read, whatever was said before.
+* `checks`: the debate frame filled with random values, each turn followed by whether its value is
+  the person's; teaches to check what was just read, whatever was said before.
 
 B rows, T tokens.
 """
@@ -145,37 +145,25 @@ class Writer:
     def debates(self, rng: np.random.Generator, count: int, slip: float) -> RowGroup:
         """Transcripts about quiz people; targets are all words, or none if the custom was not read.
 
-        The first speaker cites the family's custom, and with probability `slip` cites it wrongly;
-        the second follows. Pro always holds that the cited value is the person's, con that another
-        is: the true one unless it is the cited one.
+        Each side cites the custom from memory, wrongly with probability `slip`, and says that it
+        holds (pro) or does not (con); the first to speak says so again. What is said depends on
+        the side and the custom, never on what is so.
         """
         people_B, pair_B = self._quizzed(rng, count)
-        true_B = rng.random(count) < 0.5
-        claim_B = (
-            self.facts.rare_EP[people_B, pair_B] + self._false_unless(rng, true_B)
-        ) % self.world.num_values
+        values = self.world.num_values
+        shift_B = self._false_unless(rng, rng.random(count) < 0.5)
+        claim_B = (self.facts.rare_EP[people_B, pair_B] + shift_B) % values
         family_B = self.facts.family_E[people_B]
         custom_B = self.facts.custom_PFV[pair_B, family_B, claim_B]
-        slips_B = rng.random(count) < slip
-        cited_B = (custom_B + self._false_unless(rng, ~slips_B)) % self.world.num_values
-        common_B = self.facts.common_EP[people_B, pair_B]
-        invented_B = (
-            cited_B + self._false_unless(rng, np.zeros(count, dtype=bool))
-        ) % self.world.num_values
-        countered_B = np.where(common_B != cited_B, common_B, invented_B)
-        pro_first_B = rng.random(count) < 0.5
-        held_B2 = np.where(
-            pro_first_B[:, None],
-            np.stack([cited_B, countered_B], 1),
-            np.stack([countered_B, cited_B], 1),
-        )
+        slips_B2 = self._false_unless(rng, rng.random((count, 2)) >= slip)
+        cited_B2 = (custom_B[:, None] + slips_B2) % values
         ids_BT = self._frame(
             people_B,
             pair_B,
             claim_B,
-            pro_first_B,
-            cited_B2=np.stack([cited_B, cited_B], 1),
-            held_B3=np.concatenate([held_B2, cited_B[:, None]], 1),
+            rng.random(count) < 0.5,
+            cited_B2=cited_B2,
+            held_B3=cited_B2[:, [0, 1, 0]],
         )
         targets_BT = np.full_like(ids_BT, NO_TARGET)
         start = QUESTION_TOKENS
@@ -244,21 +232,20 @@ class Writer:
         ids_BT = np.empty((len(people_B), DEBATE_TOKENS), dtype=np.int64)
         ids_BT[:, :QUESTION_TOKENS] = self.questions(people_B, pair_B, claim_B, rare=True)
         relation_B = self.language.common_relation_P[pair_B]
-        for turn, start in enumerate((QUESTION_TOKENS, QUESTION_TOKENS + 7)):
-            ids_BT[:, start] = self._marker(pro_first_B == (turn == 0))
-            ids_BT[:, start + 1] = self.language.id(words.IN)
-            ids_BT[:, start + 2] = self.language.common_value_PV[pair_B, cited_B2[:, turn]]
-            ids_BT[:, start + 3] = self.language.id(words.STOP)
-            ids_BT[:, start + 4] = self.language.id(words.IT)
-            ids_BT[:, start + 5] = relation_B
-            ids_BT[:, start + 6] = self.language.common_value_PV[pair_B, held_B3[:, turn]]
-        start = QUESTION_TOKENS + 14
-        ids_BT[:, start] = self._marker(pro_first_B)
-        ids_BT[:, start + 1] = np.where(
-            pro_first_B, self.language.id(words.IT), self.language.id(words.NOT)
-        )
-        ids_BT[:, start + 2] = relation_B
-        ids_BT[:, start + 3] = self.language.common_value_PV[pair_B, held_B3[:, 2]]
+        starts = (QUESTION_TOKENS, QUESTION_TOKENS + 7, QUESTION_TOKENS + 14)
+        for turn, start in enumerate(starts):
+            by_pro_B = pro_first_B == (turn != 1)
+            ids_BT[:, start] = self._marker(by_pro_B)
+            if turn < 2:
+                ids_BT[:, start + 1] = self.language.id(words.IN)
+                ids_BT[:, start + 2] = self.language.common_value_PV[pair_B, cited_B2[:, turn]]
+                ids_BT[:, start + 3] = self.language.id(words.STOP)
+            end = _STATEMENT_ENDS[turn]
+            ids_BT[:, end - 2] = np.where(
+                by_pro_B, self.language.id(words.IT), self.language.id(words.NOT)
+            )
+            ids_BT[:, end - 1] = relation_B
+            ids_BT[:, end] = self.language.common_value_PV[pair_B, held_B3[:, turn]]
         return ids_BT
 
     def _who(self, people_B: np.ndarray) -> np.ndarray:

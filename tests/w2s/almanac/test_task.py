@@ -12,7 +12,7 @@ SMALL = World(
     seed=3, num_quiz=40, num_dev=16, num_weak_train=20, num_strong_train=20, num_val=10, num_test=30
 )
 TASK = Almanac(world=SMALL)
-TRANSCRIPT = "pro: in {a} . it region {a} con: in {a} . it region {b} pro: it region {a}"
+TRANSCRIPT = "pro: in {a} . it region {a} con: in {b} . not region {b} pro: it region {a}"
 
 
 def regions() -> list[str]:
