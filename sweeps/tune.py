@@ -31,6 +31,8 @@ def run_trials(
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # A failed trial reports its cause and no objective.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     # Signals are the command's business: it ends Tune, gangs and served models together.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # A byte of memory: Tune refuses a trial that asks for nothing.

@@ -307,6 +307,9 @@ def _engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
     else:
         # Compiling takes longer than these models run.
         kwargs["enforce_eager"] = True
+        # A prompt cut over two steps makes vLLM rewind the prompt's generator, which one on the
+        # CPU cannot do: the engine would die.
+        kwargs["enable_chunked_prefill"] = False
     return kwargs
 
 

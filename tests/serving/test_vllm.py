@@ -113,6 +113,17 @@ def test_text_of_a_row_depends_on_its_seed_and_not_on_the_rows_beside_it(endpoin
     assert len(set(packed.values())) == len(rows)
 
 
+def test_more_prompt_tokens_at_once_than_a_step_takes_are_all_answered(endpoint: Endpoint):
+    """256 sequences of 100 tokens: some must wait for the next step, none may be cut."""
+
+    async def run() -> list[Completion]:
+        client = Vllm().client(endpoint)
+        prompts = [f"w{row} " * 100 for row in range(256)]
+        return await client.complete(prompts, SAMPLING, list(range(256)))
+
+    assert {completion.num_tokens for completion in asyncio.run(run())} == {SAMPLING.max_tokens}
+
+
 def test_prompt_without_room_for_an_answer_is_refused_with_the_reason(endpoint: Endpoint):
     async def run() -> None:
         await Vllm().client(endpoint).complete(["w1 " * 200], SAMPLING, [1])
