@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants, services
 
 from sweeps.resources import worker_environment
 from w2s.errors import UserError
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 8.0
 """Time a cluster has to answer."""
+LOOPBACK_ENVIRONMENT = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Makes the processes of Ray listen on 127.0.0.1 alone, not on the address of the machine."""
 HTTP2_SETTINGS = b"\x04"
 """Type of the first frame either side sends, after three bytes of its length."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
@@ -62,7 +65,8 @@ def connect(
         return Connection(address, None)
     folder = temp_dir or tempfile.mkdtemp(prefix="ray-w2s-", dir="/tmp")
     # Every process of the cluster inherits this; OpenMP reads it when torch is imported.
-    with _environment({**worker_environment(1), "RAY_USAGE_STATS_ENABLED": "0"}):
+    environment = {**worker_environment(1), **LOOPBACK_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
+    with _environment(environment), _loopback():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -113,7 +117,8 @@ def _join(address: str) -> None:
         if not host or not port.isdigit():
             raise UserError(f"Ray address {address!r} is not HOST:PORT or auto")
         try:
-            _check_answers(host, int(port))
+            # Ray goes to the machine's own address where it is told localhost.
+            _check_answers(services.resolve_ip_for_localhost(host), int(port))
         except OSError as error:
             raise UserError(
                 f"no Ray cluster answers at {address!r} ({error}); check `ray status` there, or "
@@ -139,6 +144,17 @@ def _check_answers(host: str, port: int) -> None:
         connection.sendall(HTTP2_GREETING)
         if connection.recv(4)[3:] != HTTP2_SETTINGS:
             raise OSError("something else listens on that port")
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """This process's half of `LOOPBACK_ENVIRONMENT`, which Ray read when it was imported."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from sweeps.cluster import connect
+from tests.conftest import ROOT
 from w2s.errors import UserError
 
 
@@ -16,7 +18,7 @@ def test_address_where_nothing_listens_is_refused() -> None:
 
 
 def test_address_of_something_else_is_refused() -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server = http.server.HTTPServer(("0.0.0.0", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with pytest.raises(UserError, match="something else listens"):
         connect(f"127.0.0.1:{server.server_port}")
@@ -34,18 +36,56 @@ def test_address_without_a_port_is_refused() -> None:
         connect("somewhere")
 
 
+LOCAL = """
+import os, ray
+from sweeps import cluster
+
+with cluster.connected() as connection:
+    facts = ray.remote(lambda: (os.getpid(), os.environ["OMP_WAIT_POLICY"]))
+    address = ray.get_runtime_context().gcs_address
+    print(*ray.get(facts.remote()), connection.temp_dir, address)
+"""
+
+JOIN = """
+import sys, tempfile, ray
+from sweeps import cluster
+
+if sys.argv[1:]:
+    with cluster.connected(sys.argv[1]):
+        print(cluster.node_resources()[0]["CPU"])
+else:
+    import subprocess
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        ray.init(address="local", num_cpus=3, include_dashboard=False, _temp_dir=folder)
+        address = ray.get_runtime_context().gcs_address
+        subprocess.run([sys.executable, __file__, address], check=True, timeout=60)
+        ray.shutdown()
+"""
+
+
+def output_of(script: str, folder: Path) -> str:
+    path = folder / "script.py"
+    path.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        env=environment,
+        check=True,
+        timeout=120,
+    ).stdout.decode()
+
+
 @pytest.mark.ray
-def test_local_cluster_leaves_no_process_and_no_file() -> None:
-    script = (
-        "import os, ray; from sweeps import cluster; connection = cluster.connect(num_cpus=1);"
-        "f = ray.remote(lambda: (os.getpid(), os.environ['OMP_WAIT_POLICY']));"
-        "print(*ray.get(f.remote()), connection.temp_dir); cluster.disconnect(connection)"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", script], check=True, text=True, capture_output=True
-    ).stdout.split()
-    worker, policy, folder = int(found[0]), found[1], found[2]
+def test_local_cluster_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
+    worker, policy, folder, address = output_of(LOCAL, tmp_path).split()
     assert policy == "PASSIVE"
+    assert address.startswith("127.0.0.1:")
     assert not os.path.exists(folder)
     with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
+        os.kill(int(worker), 0)
+
+
+@pytest.mark.ray
+def test_cluster_that_is_there_is_joined(tmp_path: Path) -> None:
+    assert output_of(JOIN, tmp_path).split()[-1] == "3.0"
