@@ -76,13 +76,13 @@ class AlmanacCorpus(Corpus):
     """Step cap of practising."""
     practise_cooldown: int = Field(default=200, ge=1)
     """Steps of cool-down after practising."""
-    verdict: float = Field(default=0.90, gt=0, le=1)
+    verdict: float = Field(default=0.88, gt=0, le=1)
     """Share of statements and of closing statements about dev people that must be judged right."""
     practise_rates: LearningRates = LearningRates(embedding=1e-3, norm=2e-3)
     """Peak learning rates while practising."""
     read_margin: float = Field(default=0.05, ge=0)
     """How far below its final criterion reading begins to cool down, which lifts recall."""
-    practise_margin: float = Field(default=0.06, ge=0)
+    practise_margin: float = Field(default=0.04, ge=0)
     """How far below its final criterion practice begins to cool down, which lifts verdicts."""
     check_every: int = Field(default=50, ge=1)
     """Steps between two measurements of a criterion."""
