@@ -109,3 +109,11 @@ class Corpus(Spec):
     def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:
         """The phases of a pretraining run, in order."""
         raise NotImplementedError
+
+    def cost(self, size: int) -> float:
+        """Estimated seconds on one core to pretrain a model.
+
+        Args:
+            size: its parameters without the embedding tables.
+        """
+        raise NotImplementedError

@@ -132,6 +132,10 @@ class TextCorpus(Corpus):
             clean_up_tokenization_spaces=False,
         )
 
+    def cost(self, size: int) -> float:
+        """The token budget at the rate measured on one core."""
+        return self.num_tokens * (5e-5 + 1.85e-10 * size)
+
     def curriculum(self, tokenizer: "PreTrainedTokenizerFast") -> list[Phase]:
         """One phase: read until the budget is spent.
 

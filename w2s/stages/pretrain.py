@@ -37,6 +37,10 @@ class Pretrain(Stage):
         """Parameters without the two embedding tables: the size on the axes of figures."""
         return self.architecture.num_parameters(0)
 
+    def cost(self) -> float:
+        """Estimated seconds on one core."""
+        return self.corpus.cost(self.size())
+
     def run(self, context: StageContext) -> None:
         """Train through the corpus's phases and write `model/`: weights, config and tokenizer.
 
