@@ -17,7 +17,7 @@ from serving.debate.run import run_debates
 from serving.debate.types import Question, Speaker, Transcript
 from w2s.spec import one_of
 from w2s.stages.base import Lane, Stage, StageContext
-from w2s.stages.data import Prompts, read_prompts
+from w2s.stages.data import Prompts, load, read_prompts
 from w2s.stages.pretrain import Model, Pretrain, model_key
 from w2s.stages.transcripts import TRANSCRIPTS_FILE
 from w2s.types import SPLITS, Split
@@ -60,6 +60,11 @@ class Debate(Stage):
     def served_models(self) -> "tuple[Stage | BaseModel, ...]":
         """The debater."""
         return (self.debater,)
+
+    def cost(self) -> float:
+        """Estimated seconds on one core, at the rate of a small model."""
+        rows = load(self.prompts.task).rows
+        return sum(len(rows[split]) for split in self.splits) * len(self.protocol.order()) / 400
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns) for every row."""
