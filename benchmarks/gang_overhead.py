@@ -66,6 +66,7 @@ def with_own_fit(root: str, shape: GangShape, count: int) -> list[float]:
         start = partial(
             run_gang,
             partial(run_alone, stage=Trivial(index=index), root=root),
+            storage_path=f"{root}/.gangs",
             num_workers=shape.num_workers,
             cpus_per_worker=shape.cpus_per_worker,
             environment=worker_environment(shape.threads_per_worker),

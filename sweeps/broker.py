@@ -85,7 +85,8 @@ class StageBroker:
         self._schedule_due = False
         self._nodes = node_resources()
         self._store.clear_scratch()
-        shared = f"{self._store.root}/.gangs" if len(self._nodes) > 1 else None
+        one_place = self._store.is_local or len(self._nodes) == 1
+        shared = None if one_place else f"{self._store.root}/.gangs"
         self._gangs = GangPool(self._board, execution, self._handle, self._change, shared)
 
     async def open(self) -> None:

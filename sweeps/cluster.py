@@ -28,6 +28,8 @@ LOOPBACK_ENVIRONMENT = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 HTTP2_SETTINGS = b"\x04"
 """Type of the first frame either side sends, after three bytes of its length."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
+START_ATTEMPTS = 2
+"""Ray gives its processes 30 s to start; the second time, their files are in memory."""
 OBJECT_STORE_BYTES = 500 * 2**20
 """Size of the object store of a local cluster: artifacts travel through the artifact store."""
 
@@ -57,27 +59,27 @@ def connect(
             the end.
 
     Raises:
-        UserError: the cluster does not answer.
+        UserError: the cluster does not answer, or Ray does not start here.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
         _join(address)
         return Connection(address, None)
-    folder = temp_dir or tempfile.mkdtemp(prefix="ray-w2s-", dir="/tmp")
-    # Every process of the cluster inherits this; OpenMP reads it when torch is imported.
-    environment = {**worker_environment(1), **LOOPBACK_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
-    with _environment(environment), _loopback():
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
-        )
-    return Connection(None, folder if temp_dir is None else None)
+    for attempt in range(START_ATTEMPTS):
+        folder = temp_dir or tempfile.mkdtemp(prefix="ray-w2s-", dir="/tmp")
+        try:
+            _start(folder, num_cpus)
+            return Connection(None, folder if temp_dir is None else None)
+        except Exception as error:  # Ray raises plain exceptions when its processes are slow
+            ray.shutdown()
+            if temp_dir is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            if attempt + 1 == START_ATTEMPTS:
+                raise UserError(
+                    f"Ray does not start on this machine: {error}; is it out of memory, or busy?"
+                ) from error
+            log.warning("Ray did not start: %s; once more", error)
+    raise AssertionError("unreachable")
 
 
 def disconnect(connection: Connection) -> None:
@@ -104,6 +106,22 @@ def node_resources() -> list[dict[str, float]]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _start(folder: str, num_cpus: int | None) -> None:
+    # Every process of the cluster inherits this; OpenMP reads it when torch is imported.
+    environment = {**worker_environment(1), **LOOPBACK_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
+    with _environment(environment), _loopback():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
 
 
 def _join(address: str) -> None:

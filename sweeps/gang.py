@@ -183,13 +183,15 @@ class GangPool:
             execution: how they run.
             broker: handle that workers talk to.
             on_change: called after any change that may make work possible elsewhere.
-            shared_storage: folder that all nodes see, for Ray Train's notes; None on a single node.
+            shared_storage: folder or URL that all nodes see, for Ray Train's notes; None: scratch
+                of the store will do.
         """
         self.gangs: dict[int, Gang] = {}
         self._board = board
         self._execution = execution
         self._broker = broker
         self._on_change = on_change
+        self._store = ArtifactStore(execution.store)
         self._shared_storage = shared_storage
         self._ids = itertools.count(1)
         self._failed_starts = 0
@@ -372,18 +374,21 @@ class GangPool:
         self.gangs[gang.id] = gang
         log.info("gang=%d starts: %d worker(s)", gang.id, shape.num_workers)
         work = partial(serve_stages, broker=self._broker, gang=gang.id, execution=self._execution)
-        call = partial(
-            run_gang,
-            work,
-            num_workers=shape.num_workers,
-            cpus_per_worker=shape.cpus_per_worker,
-            gpus_per_worker=shape.gpus_per_worker,
-            threads_per_worker=shape.threads_per_worker,
-            environment=worker_environment(shape.threads_per_worker),
-            storage_path=self._shared_storage,
-        )
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run, work, shape)
         future.add_done_callback(lambda done: self._ended(gang, done.exception()))
+
+    def _run(self, work: Callable[[Member], None], shape: GangShape) -> None:
+        """A gang from its start to its end, in a thread of its own."""
+        with self._store.scratch("gang") as folder:
+            run_gang(
+                work,
+                storage_path=self._shared_storage or str(folder),
+                num_workers=shape.num_workers,
+                cpus_per_worker=shape.cpus_per_worker,
+                gpus_per_worker=shape.gpus_per_worker,
+                threads_per_worker=shape.threads_per_worker,
+                environment=worker_environment(shape.threads_per_worker),
+            )
 
     def _stop(self, gang: Gang) -> None:
         gang.stopping = True

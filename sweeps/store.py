@@ -178,38 +178,44 @@ class ArtifactStore:
                 to the next attempt at the same stage; a folder that another process works in is not
                 shared.
         """
-        scratch = (Path(self._path) if self.is_local else self._cache) / SCRATCH_FOLDER
-        scratch.mkdir(parents=True, exist_ok=True)
-        kept = scratch / f"partial-{stage.key}"
-        with contextlib.ExitStack() as stack:
-            lock = (
-                stack.enter_context(open(scratch / f"partial-{stage.key}.lock", "w"))
-                if resume
-                else None
-            )
-            if lock is not None and _try_lock(lock.fileno()):
+        if not resume:
+            with self.scratch(stage.key) as folder:
+                yield folder
+            return
+        kept = self._scratch_root() / f"partial-{stage.key}"
+        with open(kept.with_suffix(".lock"), "w") as lock:
+            if _try_lock(lock.fileno()):
                 kept.mkdir(exist_ok=True)
                 yield kept
                 Path(lock.name).unlink(missing_ok=True)
                 shutil.rmtree(kept, ignore_errors=True)
-                return
-            folder = (
-                scratch / f"{stage.key}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            )
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with self.scratch(stage.key) as folder:
+                    yield folder
+
+    @contextlib.contextmanager
+    def scratch(self, label: str) -> Generator[Path]:
+        """A new local folder, gone after the block, or after `clear_scratch` if that is killed."""
+        name = f"{label}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = self._scratch_root() / name
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clear_scratch(self) -> None:
         """Remove what killed processes of this machine left in the scratch folder."""
-        scratch = (Path(self._path) if self.is_local else self._cache) / SCRATCH_FOLDER
-        host = re.escape(socket.gethostname())
-        for folder in scratch.glob("*"):
-            match = re.fullmatch(rf"[0-9a-f]{{16}}-{host}-(\d+)-[0-9a-f]{{8}}(-done)?", folder.name)
-            if match and not Path(f"/proc/{match.group(1)}").exists() and Path("/proc").exists():
+        owner = re.compile(rf".*-{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}(-done)?")
+        for folder in self._scratch_root().iterdir():
+            match = owner.fullmatch(folder.name)
+            if match and Path("/proc").exists() and not Path(f"/proc/{match.group(1)}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _scratch_root(self) -> Path:
+        root = (Path(self._path) if self.is_local else self._cache) / SCRATCH_FOLDER
+        root.mkdir(parents=True, exist_ok=True)
+        return root
 
     def commit(self, stage: Stage, folder: Path, record: StageRecord) -> None:
         """Make a stage's files its artifact; when another run was faster, that one stays.

@@ -1,6 +1,7 @@
 """The pool's side of a gang, with this test in the place of the workers."""
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -46,14 +47,15 @@ def bench(
     """Run a script with two CPUs and gangs of a shape."""
 
     async def main() -> None:
-        bench = Bench(Execution(store="unused", shape=shape, **options))  # pyright: ignore
+        bench = Bench(Execution(store=store, shape=shape, **options))  # pyright: ignore
         monkeypatch.setattr(gang, "run_gang", bench.run_gang)
         try:
             await asyncio.wait_for(script(bench), 10)
         finally:
             bench.release.set()
 
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as store:
+        asyncio.run(main())
 
 
 def failed(stage: Sum) -> Outcome:

@@ -9,8 +9,6 @@ The one file of this package that knows Ray.
 """
 
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,13 +49,13 @@ class Member:
 def run_gang(
     work: Callable[[Member], None],
     *,
+    storage_path: str,
     num_workers: int,
     cpus_per_worker: float,
     gpus_per_worker: float = 0.0,
     threads_per_worker: int = 1,
     environment: Mapping[str, str] | None = None,
     max_failures: int = 3,
-    storage_path: str | None = None,
     collective_timeout_s: int = 1800,
 ) -> None:
     """Run `work` once on every worker of a new worker group; blocks until all have returned.
@@ -65,14 +63,13 @@ def run_gang(
     Args:
         work: called with the worker's place; it must pickle. What it raises counts as a failure of
             the group.
+        storage_path: folder or URL for Ray Train's own notes; all nodes of the gang must see it.
         num_workers: workers, joined in a process group: nccl with GPUs, else gloo.
         cpus_per_worker: CPUs that Ray sets aside for each.
         gpus_per_worker: GPUs that Ray sets aside for each.
         threads_per_worker: torch threads of each.
         environment: variables of the workers' processes, there before torch is imported.
         max_failures: restarts of the group after a worker died.
-        storage_path: folder or URL for Ray Train's own notes that all nodes see; None: a temporary
-            folder, enough for a single node.
         collective_timeout_s: seconds after which a collective without its partners fails.
 
     Raises:
@@ -80,7 +77,6 @@ def run_gang(
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    folder = storage_path or tempfile.mkdtemp(prefix="w2s-gang-")
     per_worker = {"CPU": cpus_per_worker}
     if gpus_per_worker:
         per_worker["GPU"] = gpus_per_worker
@@ -95,17 +91,13 @@ def run_gang(
         ),
         run_config=RunConfig(
             name=f"gang-{uuid.uuid4().hex[:8]}",
-            storage_path=folder,
+            storage_path=storage_path,
             failure_config=FailureConfig(max_failures=max_failures),
             worker_runtime_env={"env_vars": dict(environment or {})},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        trainer.fit()
-    finally:
-        if storage_path is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    trainer.fit()
 
 
 def _loop(config: dict) -> None:
