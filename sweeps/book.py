@@ -62,7 +62,7 @@ class TrialBook:
         return {
             "trial": entry.point.id,
             "name": self.name(entry),
-            **{path: value for path, value in entry.point.values.items()},
+            **entry.point.values,
             "objective": sweep.objective,
             "one_by_one": sweep.scheduler != "none",
             "seeds": [

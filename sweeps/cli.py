@@ -15,8 +15,9 @@ from collections.abc import Sequence
 _DESCRIPTION = """\
 Weak-to-strong generalization sweeps: plan them, run them on Ray, compare them in MLflow.
 
-A sweep file (TOML, or Python with a function `sweep()`) names a task, a ladder of models, and blocks of pairs,
-methods and losses. Every model finetune, label set, debate and evaluation it needs is a stage, run once and kept."""
+A sweep file (TOML, or Python with a function `sweep()`) names a task, a ladder of models, and
+blocks of pairs, methods and losses. Every finetune, label set, debate and evaluation that it needs
+is a stage, run once and kept."""
 
 _EXAMPLES = """\
 examples:
@@ -50,11 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = verb(
         "plan",
         "validate a sweep file and show what would run",
-        "Validate a sweep file and print its splits, its stages by kind, how many trainings sharing saves, and\n"
-        "an estimate of the cost. Runs nothing and starts no cluster.",
+        "Validate a sweep file and print its splits, its stages by kind, how many trainings\n"
+        "sharing saves, and an estimate of the cost. Runs nothing and starts no cluster.",
         "  w2s plan examples/almanac.toml\n"
         "  w2s plan examples/almanac.toml --set 'seeds=[0,1,2,3,4]'\n"
-        "  w2s plan examples/almanac.toml --keys      list every stage with its key and whether it is cached\n",
+        "  w2s plan examples/almanac.toml --keys      every stage, its key, whether it is cached\n",
     )
     _file(plan)
     plan.add_argument("--keys", action="store_true", help="list every stage: state, key, name")
@@ -62,12 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     run = verb(
         "run",
         "run a sweep on Ray and log it to MLflow",
-        "Run a sweep. What is in the store is not run again, so the same command goes on after an interruption.\n"
-        "Ends with the report. Exit code 0: all points done; 1: some failed; 2: bad input, nothing was run.",
+        "Run a sweep. What is in the store is not run again, so the same command goes on after an\n"
+        "interruption. Ends with the report. Exit code 0: all points done; 1: some failed; 2: bad\n"
+        "input, nothing was run.",
         "  w2s run examples/almanac.toml\n"
         "  w2s run examples/almanac.toml --set 'seeds=[0]' --set blocks.0.pairs=largest\n"
-        "  w2s run examples/almanac.toml --address auto            join the cluster on this machine\n"
-        "  ray job submit --address http://HEAD:8265 --working-dir . -- w2s run examples/almanac.toml\n",
+        "  w2s run examples/almanac.toml --address auto       join the cluster on this machine\n"
+        "  ray job submit --address http://HEAD:8265 --working-dir . -- \\\n"
+        "      w2s run examples/almanac.toml\n",
     )
     _file(run)
     run.add_argument(
@@ -91,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = verb(
         "explain",
         "a stage's spec, or what differs between two",
-        "Print the spec of a stage in the store; with two keys, the fields in which they differ. A key may be cut to\n"
-        "as many digits as make it unique.",
+        "Print the spec of a stage in the store; with two keys, the fields in which they differ.\n"
+        "A key may be cut to as many digits as make it unique.",
         "  w2s explain 9f3a61c07b2e4d18\n  w2s explain 9f3a 77b0\n",
     )
     explain.add_argument("key", help="key of a stage (16 hex digits or the first few)")
@@ -104,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     report = verb(
         "report",
         "write the report of a sweep from MLflow",
-        "Write report.html (one self-contained file), report.md and results.csv of a sweep, from what is logged in\n"
-        "MLflow. Needs neither the store nor a cluster.",
+        "Write report.html (one self-contained file), report.md and results.csv of a sweep, from\n"
+        "what is logged in MLflow. Needs neither the store nor a cluster.",
         "  w2s report almanac\n  w2s report almanac --out /tmp/almanac --tracking-uri http://mlflow:5000\n",
     )
     report.add_argument("sweep", help="name of the sweep (its MLflow experiment)")
@@ -119,9 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = verb(
         "serve",
         "bring a sweep's debaters up as OpenAI-compatible endpoints",
-        "Serve the models that argue or teach in a sweep file with vLLM behind Ray Serve, print how to call them, and\n"
-        "stay up until Ctrl-C. Models that the sweep pretrains must be in the store (`w2s run` puts them there).",
-        "  w2s serve examples/almanac.toml\n  w2s serve examples/almanac.toml --models xl --port 8010\n",
+        "Serve the models that argue or teach in a sweep file with vLLM behind Ray Serve, print\n"
+        "how to call them, and stay up until Ctrl-C. Models that the sweep pretrains must be in\n"
+        "the store (`w2s run` puts them there).",
+        "  w2s serve examples/almanac.toml\n"
+        "  w2s serve examples/almanac.toml --models l --port 8010\n",
     )
     _file(serve)
     serve.add_argument(
@@ -138,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     debate = verb(
         "debate",
         "one debate, live, in the terminal",
-        "Let two instances of a rung argue about one row of the task's test split, as the sweep's protocol says.",
+        "Let two instances of a rung argue about one row of the task's test split, as the sweep's\n"
+        "protocol says.",
         "  w2s debate examples/almanac.toml --row 12\n"
         "  w2s debate examples/almanac.toml --row 12 --debater xs --seed 3\n",
     )
@@ -170,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     list_kinds = verb(
         "list",
         "what can be named in a sweep file",
-        "List the tasks, losses, methods or models that a sweep file can name, with their fields and defaults.",
+        "List the tasks, losses, methods or models that a sweep file can name, with their fields\n"
+        "and defaults.",
         "  w2s list losses\n  w2s list tasks\n",
     )
     list_kinds.add_argument(

@@ -12,6 +12,8 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import ray
 from ray._private import ray_constants, services
@@ -61,6 +63,7 @@ def connect(
     Raises:
         UserError: the cluster does not answer, or Ray does not start here.
     """
+    _quiet()
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
         _join(address)
@@ -122,6 +125,20 @@ def _start(folder: str, num_cpus: int | None) -> None:
             _temp_dir=folder,
             _node_ip_address="127.0.0.1",
         )
+
+
+@cache
+def _quiet() -> None:
+    """Keep one message of Ray's off the terminal: light trials and actors are many on purpose."""
+    from ray._private import worker
+
+    print_message = worker.print_to_stdstream
+
+    def filtered(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any("worker processes have been started" in line for line in data["lines"]):
+            print_message(data, ignore_prefix)
+
+    worker.print_to_stdstream = filtered
 
 
 def _join(address: str) -> None:

@@ -153,7 +153,7 @@ def _below(stage: Stage) -> Iterable[Stage]:
 def _debates(
     planner: Planner, store: ArtifactStore, book: TrialBook, frames: Mapping[str, pd.DataFrame]
 ) -> Iterable[DebateExample]:
-    """Three test rows with their debate: one that it helped, one that it did not, one on which it misled.
+    """Three test rows with their debate: one it helped, one it misled, one it did neither to.
 
     Taken from the first done trial whose supervisor read a debate; rows in the order of their ids,
     nothing else is chosen.

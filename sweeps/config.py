@@ -1,4 +1,4 @@
-"""What a user writes: a `Sweep` (identity: what is computed) and a `Runtime` (where and how), from one TOML or Python file.
+"""What a user writes in one TOML or Python file: a `Sweep` (what) and a `Runtime` (where, how).
 
 `load` parses the file, applies `--set a.b=c` overrides and reports every mistake in one message.
 Parsing starts no Ray, opens no store and reads no data; `sweeps.plan` does the rest before anything
@@ -7,6 +7,7 @@ runs.
 
 import importlib.util
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -48,7 +49,8 @@ class Rung(Spec):
             self.model is not None and (self.architecture or self.corpus)
         ):
             raise ValueError(
-                f"rung {self.name!r} needs either `model` (folder or hub id) or both `architecture` and `corpus`"
+                f"rung {self.name!r} needs either `model` (folder or hub id) or both "
+                "`architecture` and `corpus`"
             )
         return self
 
@@ -65,7 +67,7 @@ class Block(Spec):
     """Methods by kind or table."""
     losses: tuple[one_of(Loss), ...] = Field(default=("xent",), min_length=1)  # pyright: ignore
     """Losses of the student by kind or table."""
-    space: dict[str, Distribution] = {}
+    space: dict[str, Distribution] = Field(default_factory=dict)
     """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the
     field."""
     num_trials: int = Field(default=0, ge=0)
@@ -84,10 +86,11 @@ class Block(Spec):
         }
         for path in self.space:
             prefix, field = split_path(path)
+            fields = sorted({name for owner in owners[prefix] for name in owner.model_fields})
             if not any(field in owner.model_fields for owner in owners[prefix]):
                 raise ValueError(
                     f"block {self.name!r}: no {prefix} of the block has a field {field!r}; "
-                    f"fields: {', '.join(sorted({name for owner in owners[prefix] for name in owner.model_fields}))}"
+                    f"fields: {', '.join(fields)}"
                 )
         return self
 
@@ -150,7 +153,8 @@ class Sweep(Spec):
         for block in self.blocks:
             if len(names) < 2 and block.pairs in ("all", "adjacent", "largest"):
                 raise ValueError(
-                    f"block {block.name!r} pairs a weak with a strong model, but the ladder has one rung ({names[0]}); "
+                    f"block {block.name!r} pairs a weak with a strong model, but the ladder has "
+                    f"one rung ({names[0]}); "
                     'add a rung, or use pairs = "equal"'
                 )
             for pair in self.pairs_of(block):
@@ -167,7 +171,7 @@ class Sweep(Spec):
         if block.pairs == "all":
             return [(weak, strong) for i, weak in enumerate(names) for strong in names[i + 1 :]]
         if block.pairs == "adjacent":
-            return list(zip(names, names[1:], strict=False))
+            return list(pairwise(names))
         if block.pairs == "largest":
             return [(names[0], names[-1])]
         if block.pairs == "equal":
@@ -239,7 +243,8 @@ def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tup
 
 def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[Sweep, Runtime]:
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec and module_spec.loader
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "sweep"):

@@ -232,7 +232,8 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
         for i, stage in enumerate(Plan(roots).stages.values())
     ]
     print(
-        f"everything is cached: {len(session.events)} stages, {len(points)} points; no model is touched",
+        f"everything is cached: {len(session.events)} stages, {len(points)} points; "
+        "no model is touched",
         flush=True,
     )
     tracker = session.tracker()
@@ -314,7 +315,7 @@ def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str
 
 
 def _prefetch(session: Session, searcher: SweepSearcher, broker: BrokerClient) -> int | None:
-    """Ask for all points that are certain at once, so that the broker sees the longest chains from the start.
+    """Ask for all certain points at once: the broker sees the longest chains from the start.
 
     Not under a scheduler, which may stop a point before its later seeds are asked for.
 

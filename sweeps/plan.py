@@ -111,7 +111,8 @@ class Planner:
                     PretrainedModel(path=rung.model, revision=rung.revision)
                 )
             return self._sources[source]
-        assert rung.architecture and rung.corpus
+        assert rung.architecture is not None
+        assert rung.corpus is not None
         corpus = rung.corpus.bind(task)
         outside = digest(corpus)
         if outside not in self._corpora:

@@ -59,7 +59,7 @@ class SweepSearcher(Searcher):
                 self._open_study(cell)
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
-        """Tune pickles a searcher to resume it; this one resumes from its journals, so nothing of it is kept."""
+        """Nothing of it is kept: Tune pickles a searcher to resume it; this has its journals."""
         return Searcher, ()
 
     def _open_study(self, cell: Cell) -> None:
@@ -93,7 +93,7 @@ class SweepSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how a suggested trial ended; one that a scheduler stopped counts as pruned."""
+        """Tell the study how a suggested trial ended; one stopped by a scheduler is pruned."""
         asked = self._asked.pop(trial_id, None)
         if asked is None:
             return
@@ -133,9 +133,9 @@ def recorded_points(planner: Planner, studies: Path) -> list[Point] | None:
 
 
 def study_name(planner: Planner, cell: Cell) -> str:
-    """Digest of everything that can change the objective of a cell or the range it is searched over."""
+    """Digest of all that can change the objective of a cell or the range of its search."""
     sweep = planner.sweep
-    space = {path: distribution for path, distribution in cell.space}
+    space = dict(cell.space)
     experiment = planner.experiment(Point(cell))
     return digest(
         [experiment, space, sweep.seeds, sweep.search_seed, sweep.objective, sweep.scheduler]

@@ -35,7 +35,8 @@ class Distribution(Spec):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"a distribution is exactly one of uniform, log_uniform, integer, choice; found {given or 'none'}"
+                "a distribution is exactly one of uniform, log_uniform, integer, choice; found "
+                f"{given or 'none'}"
             )
         bounds = self.uniform or self.log_uniform or self.integer
         if bounds and bounds[0] >= bounds[1]:
@@ -69,7 +70,8 @@ def split_path(path: str) -> tuple[str, str]:
     prefix, dot, field = path.partition(".")
     if not dot or prefix not in PREFIXES or not field or "." in field:
         raise ValueError(
-            f"search path {path!r} is not understood; allowed: {', '.join(f'{p}.FIELD' for p in PREFIXES)}"
+            f"search path {path!r} is not understood; "
+            f"allowed: {', '.join(f'{p}.FIELD' for p in PREFIXES)}"
         )
     return prefix, field
 

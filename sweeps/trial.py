@@ -1,4 +1,4 @@
-"""What a Ray Tune trial does: ask the broker for each seed's evaluations, report the objective after each.
+"""What a Ray Tune trial does: ask the broker for each seed's evaluations, report after each.
 
 A trial holds keys, not stages: it loads neither torch nor any part of the science, and takes no CPU
     of the cluster.

@@ -1,4 +1,4 @@
-"""Ray Tune around the broker: one light trial a point, the searcher of `sweeps.search`, an optional scheduler.
+"""Ray Tune around the broker: one light trial a point, our searcher, an optional scheduler.
 
 Trials take no CPU: what the cluster holds is shared out by the broker. Tune's own state is thrown
     away: the store and the study journals are the truth.

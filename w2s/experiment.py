@@ -37,7 +37,7 @@ class Roles:
     """Supervisors that an ensemble combines, each scored alone."""
 
     def __iter__(self) -> Iterator[Evaluate]:
-        """All evaluations, the student's last but for nothing: floor, ceiling, supervisor, members, student."""
+        """All evaluations: floor, ceiling, supervisor, members, student."""
         yield from (self.floor, self.ceiling, self.supervisor, *self.members, self.student)
 
 

@@ -91,7 +91,7 @@ def lookup(base: type[T], kind: str) -> type[T]:
 
 
 def parse(base: type[T], value: Any) -> T:
-    """Turn a kind, or a table with a `kind`, into an instance of the matching subclass of `base`."""
+    """An instance of a subclass of `base` from a kind, or from a table with a `kind`."""
     if isinstance(value, base):
         return value
     if isinstance(value, str):
@@ -148,7 +148,8 @@ def canonical(value: Any, replace: Callable[[BaseModel], str | None] = lambda _:
             raise TypeError(f"cannot hash a table whose keys are not text: {value!r}")
         return {key: canonical(value[key], replace) for key in sorted(value)}
     raise TypeError(
-        f"cannot hash {value!r} of type {type(value).__name__}: make it a spec, text, a number or a list of these"
+        f"cannot hash {value!r} of type {type(value).__name__}: make it a spec, text, a number "
+        "or a list of these"
     )
 
 
@@ -172,7 +173,7 @@ def digest(value: Any) -> str:
 
 
 def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Each problem of a failed validation as one sentence: where, what is wrong, what was found, what is allowed.
+    """Each problem of a failed validation as one sentence: where, what, found, allowed.
 
     Args:
         error: what pydantic raised.

@@ -1,1 +1,1 @@
-"""The verbs of the `w2s` command, one module each; a module is imported only when its verb is used."""
+"""The verbs of the `w2s` command, one module each, imported only when the verb is used."""

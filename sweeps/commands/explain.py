@@ -35,14 +35,14 @@ def _found(store: ArtifactStore, key: str) -> StageRecord:
     record = store.find(key)
     if record is None:
         raise UserError(
-            f"no stage with key {key!r} in the store {store.root}; `w2s plan FILE --keys` lists a sweep's keys, "
-            "--store names another store"
+            f"no stage with key {key!r} in the store {store.root}; `w2s plan FILE --keys` lists a "
+            "sweep's keys, --store names another store"
         )
     return record
 
 
 def differing(left: Any, right: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """(path, value, value) for every leaf in which two JSON values differ; `-` where one has none."""
+    """(path, value, value) for every leaf in which two JSON values differ; `-`: it has none."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         for name in dict.fromkeys([*left, *right]):
             below = f"{path}.{name}" if path else name

@@ -36,9 +36,8 @@ def _fields(model: type[BaseModel], indent: str = "      ") -> None:
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else repr(default)
-        print(
-            f"{indent}{name} = {shown}    {(field.description or '').splitlines()[0] if field.description else ''}"
-        )
+        description = (field.description or "").partition("\n")[0]
+        print(f"{indent}{name} = {shown}    {description}")
 
 
 def _models() -> int:
@@ -47,7 +46,7 @@ def _models() -> int:
 
     print('model = "FOLDER or HUB ID"')
     print(
-        "    A transformers decoder or encoder with safetensors weights; `revision` names an earlier checkpoint."
+        "    A transformers decoder or encoder with safetensors weights; `revision`: a checkpoint."
     )
     print("architecture = {...}, corpus = {...}")
     print("    A Llama that the sweep pretrains:")

@@ -71,8 +71,8 @@ def _splits(console: Console, planner: Planner) -> None:
     for note in notes:
         console.print(f"  {note}", highlight=False)
     console.print(
-        "weak_train: ground truth for the weak model · strong_train: weak labels for the student, ground truth for the "
-        "ceiling · val: search · test: every number in the report",
+        "weak_train: ground truth for the weak model · strong_train: weak labels for the student, "
+        "ground truth for the ceiling · val: search · test: every number in the report",
         style="dim",
     )
 
@@ -107,13 +107,13 @@ def _summary(
     cells = planner.cells()
     left = sum(stage.cost() for stage in plan.stages.values() if stage.key not in cached)
     console.print(
-        f"{len(cells)} grid points x {len(sweep.seeds)} seeds; {len(plan.trainings)} trainings instead of "
-        f"{plan.num_unshared} without sharing",
+        f"{len(cells)} grid points x {len(sweep.seeds)} seeds; {len(plan.trainings)} trainings "
+        f"instead of {plan.num_unshared} without sharing",
         highlight=False,
     )
     if searched:
         console.print(
-            f"the search adds up to {searched} points ({searched * len(sweep.seeds)} student trainings)",
+            f"the search adds up to {searched} points, {searched * len(sweep.seeds)} students",
             highlight=False,
         )
     console.print(

@@ -65,7 +65,8 @@ def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
     store = ArtifactStore(runtime.store)
     if isinstance(model, Pretrain) and not store.has(model):
         raise UserError(
-            f"{model.name} ({model.key}) is not in the store {store.root} yet; `w2s run {file}` pretrains it"
+            f"{model.name} ({model.key}) is not in the store {store.root} yet; "
+            f"`w2s run {file}` pretrains it"
         )
     return served_model(model, store)
 

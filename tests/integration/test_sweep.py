@@ -1,4 +1,4 @@
-"""The main job on real components: Ray Train gangs, vLLM behind Ray Serve, Ray Tune with Optuna, MLflow on SQLite.
+"""The main job on real components: Ray Train, vLLM behind Ray Serve, Ray Tune with Optuna, MLflow.
 
 The command runs as a user's process would. Run twice, it runs nothing the second time and gives the
 same numbers.

@@ -1,5 +1,6 @@
 """The command line: help that costs nothing, and one clear message for every mistake."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_the_help_of_every_verb_teaches_by_example(
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from sweeps.cli import main; main([]);"
-        "print([m for m in ('torch', 'ray', 'vllm', 'mlflow', 'pandas', 'pydantic') if m in sys.modules])"
+        "heavy = ('torch', 'ray', 'vllm', 'mlflow', 'pandas', 'pydantic');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
@@ -86,7 +88,12 @@ def test_plan_prints_splits_stages_sharing_and_cost_and_leaves_nothing_behind(
 @pytest.mark.parametrize("what", ["tasks", "losses", "methods", "models"])
 def test_list_shows_kinds_with_their_fields(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
-    expected = {"tasks": "sciq", "losses": "max_weight", "methods": "num_members", "models": "head_dim"}
+    expected = {
+        "tasks": "sciq",
+        "losses": "max_weight",
+        "methods": "num_members",
+        "models": "head_dim",
+    }
     assert expected[what] in capsys.readouterr().out
 
 
@@ -121,7 +128,8 @@ def test_a_model_folder_that_is_none_is_refused(
     empty = sweep.parent / "empty"
     empty.mkdir()
     text = SWEEP.replace(
-        'architecture = { hidden_size = 48, intermediate_size = 64 }\ncorpus = { kind = "almanac", rare_share = 0.9, custom_share = 1.0 }',
+        "architecture = { hidden_size = 48, intermediate_size = 64 }\n"
+        'corpus = { kind = "almanac", rare_share = 0.9, custom_share = 1.0 }',
         f'model = "{empty}"',
     )
     assert text != SWEEP
@@ -160,11 +168,11 @@ def test_a_ray_address_that_does_not_answer_is_refused(
 
 @pytest.mark.ray
 def test_more_workers_than_the_machine_can_ever_hold_are_refused(sweep: Path) -> None:
+    command = [sys.executable, "-m", "sweeps.cli", "run", str(sweep)]
     done = subprocess.run(
-        [sys.executable, "-m", "sweeps.cli", "run", str(sweep)]
-        + ["--set", "runtime.train.num_workers=500"],
+        [*command, "--set", "runtime.train.num_workers=500"],
         cwd=sweep.parent,
-        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,

@@ -122,7 +122,7 @@ def test_a_ladder_with_one_rung_is_refused_unless_it_is_compared_with_itself(
 def test_a_missing_file_and_a_senseless_override_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep file"):
         load(tmp_path / "absent.toml")
-    with pytest.raises(UserError, match="write --set path.to.field=value"):
+    with pytest.raises(UserError, match=r"write --set path\.to\.field=value"):
         load(write(tmp_path, GOOD), ["seeds"])
     with pytest.raises(UserError, match=r"blocks has 1 items; found '3'"):
         load(write(tmp_path, GOOD), ["blocks.3.pairs=equal"])

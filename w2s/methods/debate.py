@@ -1,4 +1,4 @@
-"""A weak supervisor that reads a debate between two instances of a model (Lang et al. 2025), and its controls."""
+"""A weak supervisor that reads a debate of two models (Lang et al. 2025), and its controls."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
 
 
 class Debate(Method):
-    """One debate a row, in the supervisor's input for finetuning and for labelling; the student sees none."""
+    """A debate a row, in the supervisor's input in finetuning and labelling; students see none."""
 
     kind: Literal["debate"] = "debate"
     debater: Literal["strong", "weak"] = "strong"

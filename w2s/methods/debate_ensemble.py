@@ -1,4 +1,4 @@
-"""Several weak supervisors, each reading its own sample of the debate; probabilities averaged (Lang et al. 2025)."""
+"""Several weak supervisors, each with its own sample of the debate, averaged (Lang et al. 2025)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Several unaided weak supervisors that differ only in their finetuning seed: the ensemble's control (Lang et al. 2025)."""
+"""Unaided supervisors that differ in their seed: the ensemble's control (Lang et al. 2025)."""
 
 from typing import Literal
 

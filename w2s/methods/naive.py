@@ -1,4 +1,7 @@
-"""Naive weak-to-strong finetuning: the student learns from the weak supervisor's soft labels (Burns et al. 2023, section 3)."""
+"""Naive weak-to-strong finetuning: the student learns the supervisor's soft labels.
+
+Burns et al. 2023, section 3.
+"""
 
 from typing import Literal
 
@@ -8,7 +11,7 @@ from w2s.stages.setup import Setup
 
 
 class Naive(Method):
-    """One weak supervisor, nothing else; with the weak model as strong model it is the weak = strong control."""
+    """One weak supervisor, nothing else; with equal models it is the weak = strong control."""
 
     kind: Literal["naive"] = "naive"
 

@@ -1,4 +1,4 @@
-"""Control: the supervisor's labels are exchanged among the rows; the student must come out at chance."""
+"""Control: labels are exchanged among the rows; the student must come out at chance."""
 
 from typing import Literal
 

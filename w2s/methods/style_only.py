@@ -9,7 +9,7 @@ from w2s.stages.style import StyleClassifier
 
 
 class StyleOnly(Method):
-    """A linear classifier over masked transcripts; above chance it would show that style tells the answer."""
+    """A linear classifier over masked transcripts; above chance, style tells the answer."""
 
     kind: Literal["style_only"] = "style_only"
     features: Literal["words", "positions", "equalities"] = "equalities"

@@ -1,0 +1,1 @@
+"""Base models, their shapes and sources, and the classifier on top of them."""

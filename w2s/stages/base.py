@@ -105,12 +105,12 @@ class Stage(Spec):
 
     @property
     def base_model(self) -> "str | None":
-        """Key of the base model this stage holds in memory; gangs prefer stages whose model they hold."""
+        """Key of the base model it holds in memory; gangs prefer stages whose model they hold."""
         return None
 
     @property
     def served_models(self) -> "tuple[Stage | BaseModel, ...]":
-        """Models that must be served while this stage runs (`serve` lane): `Pretrain` stages or model sources."""
+        """Models that must be served while it runs: `Pretrain` stages or model sources."""
         return ()
 
     def cost(self) -> float:
@@ -118,7 +118,7 @@ class Stage(Spec):
         return 0.0
 
     def run(self, context: StageContext) -> None:
-        """Compute the artifact into `context.output_dir`; in the `serve` lane this is a coroutine function."""
+        """Compute the artifact into `context.output_dir`; in the `serve` lane a coroutine."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Joining predictions with ground truth: the only stage that does, and the last one of every chain."""
+"""Joining predictions with ground truth: the only stage that does, the last of every chain."""
 
 import json
 from pathlib import Path

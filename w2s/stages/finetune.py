@@ -29,7 +29,7 @@ PREDICTED: tuple[Split, ...] = ("strong_train", "val", "test")
 
 
 class Finetune(Stage):
-    """A classifier finetuned on labels of one split; leaves its predictions for `strong_train`, `val` and `test`.
+    """A classifier finetuned on one split; it predicts `strong_train`, `val` and `test`.
 
     Weights are written only with `save_weights`: predictions are what later stages need.
     """

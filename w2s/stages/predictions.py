@@ -73,6 +73,7 @@ def read_targets(
     missing = [row_id for row_id in row_ids if row_id not in position]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(row_ids)} rows of {split} have no label in {folder.name}; first: {missing[0]}"
+            f"{len(missing)} of {len(row_ids)} rows of {split} have no label in {folder.name}; "
+            f"first: {missing[0]}"
         )
     return values_NC[[position[row_id] for row_id in row_ids]]

@@ -31,7 +31,8 @@ class Pretrain(Stage):
     @property
     def name(self) -> str:
         """Readable name."""
-        return f"pretrain-{self.architecture.hidden_size}x{self.architecture.num_layers}-{self.corpus.kind}"
+        shape = self.architecture
+        return f"pretrain-{shape.hidden_size}x{shape.num_layers}-{self.corpus.kind}"
 
     def size(self) -> int:
         """Parameters without the two embedding tables: the size on the axes of figures."""

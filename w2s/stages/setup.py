@@ -71,7 +71,7 @@ class Setup:
         )
 
     def supervisor(self, transcripts: Stage | None = None) -> Finetune:
-        """The weak model finetuned on ground truth of `weak_train`, with or without debates in its input."""
+        """The weak model finetuned on truth of `weak_train`; transcripts go into its input."""
         return Finetune(
             model=self.weak,
             prompts=self.prompts,

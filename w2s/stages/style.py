@@ -20,7 +20,7 @@ from w2s.tasks.base import Task
 
 
 class StyleClassifier(Stage):
-    """L2-regularised logistic regression on masked transcripts; leaves predictions like a supervisor."""
+    """Logistic regression on masked transcripts; leaves predictions like a supervisor."""
 
     lane: ClassVar[Lane] = "train"
 

@@ -25,7 +25,7 @@ def read_transcripts(folder: Path) -> pd.DataFrame:
 
 
 class ShuffledTranscripts(Stage):
-    """Each row gets the debate of another row of its split: same style, evidence about something else."""
+    """Each row gets another row's debate: same style, evidence about something else."""
 
     transcripts: SerializeAsAny[Stage]
     """Stage that leaves transcripts."""
@@ -53,7 +53,7 @@ class ShuffledTranscripts(Stage):
 
 
 class PermutedTranscripts(Stage):
-    """Each debate with its values consistently exchanged: words, positions and equalities stay, evidence goes."""
+    """Each debate with its values exchanged: words, positions, equalities stay, evidence goes."""
 
     transcripts: SerializeAsAny[Stage]
     """Stage that leaves transcripts."""

@@ -23,7 +23,7 @@ class Task(Spec):
         return 2
 
     def fingerprint(self) -> str:
-        """Digest of data outside this spec (files, hub revision); empty when the fields say it all."""
+        """Digest of data outside this spec (files, revision); empty when the fields say it all."""
         return ""
 
     def load(self) -> TaskData:
@@ -52,5 +52,5 @@ class Task(Spec):
         raise NotImplementedError(f"task {self.kind!r} does not say what style is")
 
     def permute_values(self, transcript: str, rng: Random) -> str:
-        """The transcript with its values consistently exchanged: same words, positions and equalities, no evidence."""
+        """The transcript with its values consistently exchanged: same style, no evidence."""
         raise NotImplementedError(f"task {self.kind!r} has no values to permute")
