@@ -21,7 +21,7 @@ from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.models.architecture import Architecture
-from w2s.spec import Spec, describe, one_of
+from w2s.spec import OneOf, Spec, describe
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
 
@@ -37,7 +37,7 @@ class Rung(Spec):
     """Commit, branch or tag of a hub id: an earlier checkpoint can be the weak model."""
     architecture: Architecture | None = None
     """Shape of a model that the sweep pretrains."""
-    corpus: one_of(Corpus) | None = None  # pyright: ignore[reportInvalidTypeForm]
+    corpus: OneOf[Corpus] | None = None
     """What that model reads."""
     seed: int = Field(default=0, ge=0)
     """Pretraining seed."""
@@ -63,9 +63,9 @@ class Block(Spec):
     pairs: Literal["all", "adjacent", "largest", "equal"] | tuple[tuple[str, str], ...] = "all"
     """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control),
     or a list of [weak, strong]."""
-    methods: tuple[one_of(Method), ...] = Field(default=("naive",), min_length=1)  # pyright: ignore
+    methods: tuple[OneOf[Method], ...] = Field(default=("naive",), min_length=1)
     """Methods by kind or table."""
-    losses: tuple[one_of(Loss), ...] = Field(default=("xent",), min_length=1)  # pyright: ignore
+    losses: tuple[OneOf[Loss], ...] = Field(default=("xent",), min_length=1)
     """Losses of the student by kind or table."""
     space: dict[str, Distribution] = Field(default_factory=dict)
     """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the
@@ -102,7 +102,7 @@ class Sweep(Spec):
     """Name of the sweep: the MLflow experiment and the report."""
     description: str = ""
     """One paragraph for the report."""
-    tasks: tuple[one_of(Task), ...] = Field(min_length=1)  # pyright: ignore
+    tasks: tuple[OneOf[Task], ...] = Field(min_length=1)
     """Tasks; a single one may be written as `[task]`."""
     ladder: tuple[Rung, ...] = Field(min_length=1)
     """Models, smallest first."""
@@ -112,7 +112,7 @@ class Sweep(Spec):
     """Recipe of students; a search may change it."""
     ceiling: TrainConfig | None = None
     """Recipe of ceilings; None: that of `student` as written here."""
-    protocol: one_of(DebateProtocol) = "sequential"  # pyright: ignore
+    protocol: OneOf[DebateProtocol] = "sequential"
     """How debates go."""
     blocks: tuple[Block, ...] = Field(min_length=1)
     """What is compared."""

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from sweeps.config import Block, Rung, Sweep
 from sweeps.space import Distribution, Value, split_path, with_fields
+from w2s.corpora.base import Corpus
 from w2s.experiment import Experiment, Roles
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
@@ -97,7 +98,7 @@ class Planner:
         """
         self.sweep = sweep
         self.data = [task.fingerprint() for task in sweep.tasks]
-        self._corpora: dict[str, str] = {}
+        self._corpora: dict[Corpus, str] = {}
         self._sources: dict[tuple[str, str | None], PretrainedModel] = {}
         self.models = [
             {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
@@ -114,13 +115,12 @@ class Planner:
         assert rung.architecture is not None
         assert rung.corpus is not None
         corpus = rung.corpus.bind(task)
-        outside = digest(corpus)
-        if outside not in self._corpora:
-            self._corpora[outside] = corpus.fingerprint()
+        if corpus not in self._corpora:
+            self._corpora[corpus] = corpus.fingerprint()
         return Pretrain(
             architecture=rung.architecture,
             corpus=corpus,
-            data=self._corpora[outside],
+            data=self._corpora[corpus],
             seed=rung.seed,
         )
 

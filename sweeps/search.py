@@ -46,7 +46,6 @@ class SweepSearcher(Searcher):
             configure: makes the Tune config of a point; called once a point, in this process.
         """
         super().__init__(metric=OBJECTIVE, mode="max")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._planner = planner
         self._studies_dir = studies
         self._configure = configure
@@ -147,6 +146,7 @@ def open_study(planner: Planner, cell: Cell, studies: Path) -> optuna.Study:
 
     Trials that a killed run left open are closed as failed.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = study_name(planner, cell)
     studies.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(_journal(studies, name))))

@@ -4,7 +4,7 @@ A *spec* is a frozen pydantic model with `extra="forbid"`: the class is the conf
 the hyperparameters. `Spec` only carries that configuration; every function here works on any
 pydantic model, so `serving` can define its own specs and still be parsed and hashed.
 
-* `one_of(Base)` is a field type that accepts `"confidence"`, `{kind = "confidence", ...}` or an
+* `OneOf[Base]` is a field type that accepts `"confidence"`, `{kind = "confidence", ...}` or an
   instance, imports the one module whose file name is the kind, and validates its one subclass of
   `Base`.
 * `available(Base)` lists the kinds: the file names beside the base class.
@@ -17,12 +17,20 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SerializeAsAny,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 from w2s.errors import UserError
 
@@ -30,6 +38,8 @@ KEY_LENGTH = 16
 T = TypeVar("T", bound=BaseModel)
 
 
+# Tells type checkers what `model_config` says to pydantic: every spec is frozen, thus hashable.
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class Spec(BaseModel):
     """A frozen model that refuses unknown fields; the base of whatever is parsed or hashed."""
 
@@ -40,6 +50,10 @@ class Spec(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+    def identity_fields(self) -> Iterable[str]:
+        """Names of the hashed fields: all but a place whose content has a digest of its own."""
+        return type(self).model_fields
 
 
 def _package(base: type[BaseModel]) -> str:
@@ -110,9 +124,19 @@ def parse(base: type[T], value: Any) -> T:
         raise UserError("; ".join(describe(error, found))) from error
 
 
-def one_of(base: type[BaseModel]) -> Any:
-    """Field type for "some subclass of `base`, named by its kind"."""
-    return Annotated[SerializeAsAny[base], BeforeValidator(lambda value: parse(base, value))]
+class _ByKind:
+    """Has pydantic `parse` a value before it validates it as the annotated base class."""
+
+    def __get_pydantic_core_schema__(
+        self, base: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: parse(base, value), handler(base)
+        )
+
+
+OneOf = Annotated[T, SerializeAsAny(), _ByKind()]
+"""Field type for "some subclass of a base, named by its kind"; dumps what the subclass adds."""
 
 
 def canonical(value: Any, replace: Callable[[BaseModel], str | None] = lambda _: None) -> Any:
@@ -161,7 +185,8 @@ def fields_of(
     version = getattr(type(spec), "version", None)
     if isinstance(version, int):
         encoded["version"] = version
-    for name in type(spec).model_fields:
+    names = spec.identity_fields() if isinstance(spec, Spec) else type(spec).model_fields
+    for name in names:
         encoded[name] = canonical(getattr(spec, name), replace)
     return encoded
 

@@ -23,7 +23,7 @@ from w2s.methods.base import Method
 from w2s.methods.naive import Naive
 from w2s.models.architecture import Architecture
 from w2s.models.source import PretrainedModel
-from w2s.spec import available, parse
+from w2s.spec import Spec, available, parse
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
@@ -164,10 +164,15 @@ def other(spec: BaseModel, name: str) -> Any:
     raise TypeError(f"no other value known for {type(spec).__name__}.{name} = {value!r}")
 
 
+def identity_fields(spec: BaseModel) -> list[str]:
+    """Fields that are hashed."""
+    return list(spec.identity_fields() if isinstance(spec, Spec) else type(spec).model_fields)
+
+
 def variants(spec: BaseModel) -> Iterator[tuple[str, BaseModel]]:
     """(field, copy with only that field changed) for every field but a fixed `kind`."""
     for name, field in type(spec).model_fields.items():
-        if len(_literals(field.annotation)) == 1:
+        if len(_literals(field.annotation)) == 1 or name not in identity_fields(spec):
             continue
         yield name, spec.model_copy(update={name: other(spec, name)})
 

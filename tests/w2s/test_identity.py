@@ -8,7 +8,9 @@ from pydantic import BaseModel
 
 from sweeps.config import Runtime, Sweep
 from tests.w2s import specs
+from w2s.corpora.text import TextSource
 from w2s.losses.confidence import Confidence
+from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.finetune import Finetune
@@ -30,6 +32,21 @@ def test_every_field_changes_the_key(spec: BaseModel) -> None:
         )
         keys[field] = identity(fresh)
     assert len(set(keys.values())) == len(keys), f"fields that share a key: {keys}"
+
+
+def test_the_only_fields_without_identity_are_places_whose_content_has_a_fingerprint() -> None:
+    found = {
+        (type(spec).__name__, field)
+        for spec in [*EVERY, PretrainedModel(path="here", fingerprint="ab"), TextSource(path="p", template="{t}")]
+        for field in set(type(spec).model_fields) - set(specs.identity_fields(spec))
+    }
+    assert found == {("PretrainedModel", "path"), ("SciQ", "path"), ("TextSource", "path")}
+
+
+def test_a_model_folder_that_moved_is_the_same_model() -> None:
+    here, there = (PretrainedModel(path=path, fingerprint="ab") for path in ("here", "there"))
+    assert digest(here) == digest(there)
+    assert digest(here) != digest(PretrainedModel(path="here", fingerprint="cd"))
 
 
 def test_every_stage_class_is_covered() -> None:

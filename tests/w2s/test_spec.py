@@ -7,11 +7,11 @@ from w2s.losses.base import Loss
 from w2s.losses.confidence import Confidence
 from w2s.losses.xent import Xent
 from w2s.methods.base import Method
-from w2s.spec import Spec, available, one_of, parse
+from w2s.spec import OneOf, Spec, available, parse
 
 
 class Holder(Spec):
-    loss: one_of(Loss) = "xent"  # pyright: ignore
+    loss: OneOf[Loss] = "xent"
 
 
 def test_a_kind_is_the_name_of_a_file() -> None:

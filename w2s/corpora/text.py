@@ -61,6 +61,10 @@ class TextSource(Spec):
             )
         return template
 
+    def identity_fields(self) -> Iterable[str]:
+        """Where the text lies is no identity: its fingerprint goes beside the corpus."""
+        return [name for name in type(self).model_fields if name != "path"]
+
     def documents(self) -> list[str]:
         """The rows as text, in the order of the table; empty and repeated ones left out.
 

@@ -7,6 +7,7 @@ weights.
 
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,10 @@ class PretrainedModel(Spec):
     """Commit, tag or branch of a hub id; `resolve` replaces it by the commit."""
     fingerprint: str = ""
     """Digest of config, tokenizer and weights, or of the hub id and its commit; see `resolve`."""
+
+    def identity_fields(self) -> Iterable[str]:
+        """Where a model lies is no identity once its fingerprint says what it is."""
+        return [n for n in type(self).model_fields if n != "path" or not self.fingerprint]
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from w2s.errors import UserError
-from w2s.spec import one_of
+from w2s.spec import OneOf
 from w2s.stages.base import Stage, StageContext
 from w2s.tasks.base import Task
 from w2s.types import SPLITS, Split, TaskData
@@ -60,7 +60,7 @@ def mean_tokens(task: Task) -> float:
 class Prompts(Stage):
     """The prompts of all four splits, without labels."""
 
-    task: one_of(Task)  # pyright: ignore[reportInvalidTypeForm]
+    task: OneOf[Task]
     """The task whose rows are written."""
     data: str = ""
     """Fingerprint of the task's data outside its spec."""
@@ -87,7 +87,7 @@ class Prompts(Stage):
 class GroundTruth(Stage):
     """The labels of one split."""
 
-    task: one_of(Task)  # pyright: ignore[reportInvalidTypeForm]
+    task: OneOf[Task]
     """The task whose labels are written."""
     split: Split
     """The one split whose labels this holds."""

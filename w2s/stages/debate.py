@@ -15,7 +15,7 @@ from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.run import run_debates
 from serving.debate.types import Question, Speaker, Transcript
-from w2s.spec import one_of
+from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, load, read_prompts
 from w2s.stages.pretrain import Model, Pretrain, model_key
@@ -39,7 +39,7 @@ class Debate(Stage):
     """The questions."""
     templates: DebatePrompts
     """What the debaters read."""
-    protocol: one_of(DebateProtocol)  # pyright: ignore[reportInvalidTypeForm]
+    protocol: OneOf[DebateProtocol]
     """Who speaks when, and how turns are sampled."""
     seed: int = Field(ge=0)
     """Seed of sides and arguments."""

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field, SerializeAsAny
 
 from w2s.losses.base import Loss
-from w2s.spec import one_of
+from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, load, mean_tokens, read_prompts
 from w2s.stages.predictions import read_targets, write_predictions
@@ -46,7 +46,7 @@ class Finetune(Stage):
     """The rows it learns from."""
     transcripts: SerializeAsAny[Stage] | None = None
     """Debates put into the input, for learning and for predicting; None: prompts alone."""
-    loss: one_of(Loss)  # pyright: ignore[reportInvalidTypeForm]
+    loss: OneOf[Loss]
     """Training objective."""
     train: TrainConfig
     """Optimizer, schedule, epochs."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from w2s.corpora.base import Corpus
 from w2s.models.architecture import Architecture
 from w2s.models.source import PretrainedModel
-from w2s.spec import digest, one_of
+from w2s.spec import OneOf, digest
 from w2s.stages.base import Lane, Stage, StageContext
 
 MODEL_FOLDER = "model"
@@ -21,7 +21,7 @@ class Pretrain(Stage):
 
     architecture: Architecture
     """Shape of the model."""
-    corpus: one_of(Corpus)  # pyright: ignore[reportInvalidTypeForm]
+    corpus: OneOf[Corpus]
     """What it reads, in which phases, until when."""
     data: str = ""
     """Fingerprint of the corpus's data outside its spec."""

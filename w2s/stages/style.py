@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from scipy.sparse import csr_matrix
 
-from w2s.spec import one_of
+from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import GroundTruth
 from w2s.stages.predictions import read_targets, write_predictions
@@ -26,7 +26,7 @@ class StyleClassifier(Stage):
 
     transcripts: Stage
     """Stage that leaves transcripts."""
-    task: one_of(Task)  # pyright: ignore[reportInvalidTypeForm]
+    task: OneOf[Task]
     """Task that knows which words are content."""
     labels: GroundTruth
     """Ground truth of `weak_train`."""

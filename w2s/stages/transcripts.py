@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import SerializeAsAny
 
-from w2s.spec import one_of
+from w2s.spec import OneOf
 from w2s.stages.base import Stage, StageContext
 from w2s.tasks.base import Task
 
@@ -57,7 +57,7 @@ class PermutedTranscripts(Stage):
 
     transcripts: SerializeAsAny[Stage]
     """Stage that leaves transcripts."""
-    task: one_of(Task)  # pyright: ignore[reportInvalidTypeForm]
+    task: OneOf[Task]
     """Task that knows which words are values."""
     seed: int
     """Seed of the exchanges."""

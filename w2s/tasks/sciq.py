@@ -58,6 +58,10 @@ class SciQ(Task):
     seed: int = Field(default=0, ge=0)
     """Halves the training questions, picks the distractors and the questions to keep."""
 
+    def identity_fields(self) -> Iterable[str]:
+        """Where the data lie is no identity: their fingerprint goes beside the task."""
+        return [name for name in type(self).model_fields if name != "path"]
+
     def fingerprint(self) -> str:
         """Digest of the three splits of the source."""
         return tables.fingerprint(self.path, HUB_SPLITS, self.revision)
