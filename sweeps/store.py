@@ -154,19 +154,35 @@ class ArtifactStore:
         except (OSError, KeyError, ValueError) as error:
             raise self._damaged(stage, folder, f"unreadable record ({error})") from error
 
-    def find(self, key: str) -> StageRecord | None:
-        """The record of the artifact with this key, or a beginning of it; None: there is none."""
+    def kinds(self) -> list[str]:
+        """Kinds of which anything was ever stored."""
         try:
-            kinds = self._fs.ls(self._path, detail=False)
+            paths = self._fs.ls(self._path, detail=False)
         except FileNotFoundError:
-            return None
-        for kind in sorted(Path(path).name for path in kinds):
-            if kind.startswith("."):
-                continue
-            for name in self._committed(kind):
-                if name.rpartition("-")[2].startswith(key):
-                    return self._read_record(f"{self._path}/{kind}/{name}")
-        return None
+            return []
+        return sorted(name for name in (Path(path).name for path in paths) if name[0] != ".")
+
+    def counts(self) -> dict[str, int]:
+        """Artifacts by kind."""
+        counts = {kind: len(self._committed(kind)) for kind in self.kinds()}
+        return {kind: count for kind, count in counts.items() if count}
+
+    def find(self, key: str) -> StageRecord | None:
+        """The record of the artifact with this key, or a unique beginning of it; None: no such.
+
+        Raises:
+            StoreError: several artifacts have a key that begins so.
+        """
+        found = [
+            f"{self._path}/{kind}/{name}"
+            for kind in self.kinds()
+            for name in self._committed(kind)
+            if name.rpartition("-")[2].startswith(key)
+        ]
+        if len(found) > 1:
+            names = ", ".join(sorted(Path(folder).name for folder in found)[:5])
+            raise StoreError(f"{len(found)} keys begin with {key!r}: {names}; give more digits")
+        return self._read_record(found[0]) if found else None
 
     @contextlib.contextmanager
     def workspace(self, stage: Stage, resume: bool = False) -> Generator[Path]:

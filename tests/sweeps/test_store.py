@@ -192,3 +192,17 @@ def test_leftovers_of_killed_processes_are_removed_and_no_others(store: Artifact
         assert len(list((Path(store.root) / ".tmp").iterdir())) == 2
         store.clear_scratch()
         assert list((Path(store.root) / ".tmp").iterdir()) == [mine]
+
+
+def test_counts_and_the_beginning_of_a_key_find_what_is_stored(store: ArtifactStore) -> None:
+    stages = [Number(value=value) for value in range(20)]
+    assert store.counts() == {}
+    assert store.find(stages[0].key) is None
+    for stage in stages:
+        assert run_stage(stage, store).record
+    assert store.counts() == {"number": 20}
+    record = store.find(stages[3].key[:12])
+    assert record is not None
+    assert record.key == stages[3].key
+    with pytest.raises(StoreError, match="20 keys begin with ''"):
+        store.find("")
