@@ -1,8 +1,7 @@
 """What a model knows and can do, measured on people it never practised on.
 
-Each probe reads rows in evaluation mode and returns a share of right answers. `recall` asks for
-facts, `customs` for customs, `verdict` for yes or no on statements, `check` for yes or no at the
-end of a debate frame, `argue` for the words of debaters that the world determines.
+Each probe reads rows and returns a share of right answers. `recall` asks for facts, `customs` for
+customs, `verdict` for yes or no on statements, `check` for yes or no at the end of a debate frame.
 
 B rows, T tokens.
 """

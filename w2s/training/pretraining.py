@@ -87,7 +87,7 @@ class _Run:
         self.model = model
         self.replicas = replicas
         self.on_progress = on_progress
-        self.precision = precision
+        self.precision: Literal["fp32", "bf16"] = precision
         self.total = total
         self.step = 0
         self.curve: list[CurvePoint] = []
