@@ -1,0 +1,67 @@
+"""Every sweep file that is shipped parses and plans."""
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import load
+from sweeps.plan import Plan, Planner, Point
+from w2s.corpora.base import Corpus
+from w2s.models.architecture import Architecture
+from w2s.spec import parse
+from w2s.stages import data
+from w2s.tasks.almanac import Almanac
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder in the place of those on the hub."""
+    folder = tmp_path_factory.mktemp("model")
+    corpus = parse(Corpus, {"kind": "almanac", "rare_share": 0.5, "custom_share": 0.5})
+    tokenizer = corpus.bind(Almanac()).tokenizer()
+    architecture = Architecture(hidden_size=32, num_layers=1, num_heads=1, intermediate_size=32)
+    architecture.build(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_parses_and_plans(path: Path, model: Path) -> None:
+    sweep, _ = load(path)
+    overrides = []
+    if any(task.kind == "sciq" for task in sweep.tasks):
+        overrides.append(f"task.path='{ROOT / 'tests' / 'fixtures' / 'sciq'}'")
+    overrides += [
+        f"ladder.{index}.model='{model}'"
+        for index, rung in enumerate(sweep.ladder)
+        if rung.model is not None
+    ]
+    planner = Planner(load(path, overrides)[0])
+    points = [Point(cell) for cell in planner.cells()]
+    roles = [each for point in points for each in planner.roles(point).values()]
+    plan = Plan(root for each in roles for root in each)
+    assert len(plan.trainings) < plan.num_unshared
+    assert len(roles) == len(points) * len(sweep.seeds)
+
+
+def test_the_embedded_default_has_a_thousand_test_rows_and_four_rungs_that_can_be_served() -> None:
+    sweep, _ = load(ROOT / "examples" / "almanac.toml")
+    assert len(data.load(sweep.tasks[0]).rows["test"]) >= 1000
+    assert len(sweep.ladder) == 4
+    assert len(sweep.seeds) == 3
+    for rung in sweep.ladder:
+        assert rung.architecture is not None
+        assert rung.architecture.head_dim >= 32
+
+
+def test_the_full_example_is_the_demo_over_more_worlds_and_seeds() -> None:
+    demo, full = (load(ROOT / "examples" / f"{name}.toml")[0] for name in ("almanac", "almanac_full"))
+    assert full.ladder == demo.ladder
+    assert full.blocks == demo.blocks
+    assert (full.supervisor, full.student) == (demo.supervisor, demo.student)
+    assert len(full.tasks) == 3
+    assert len(full.seeds) == 5
+    assert demo.tasks[0] in full.tasks
