@@ -1,4 +1,4 @@
-"""The searcher: grid points as they stand, searched cells from their journals first and then from TPE."""
+"""The searcher: grid points as they stand, searched cells from their journals, then from TPE."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def test_grid_points_come_first_and_carry_no_values(tmp_path: Path) -> None:
     assert all(point.values for point in points[3:])
 
 
-def test_the_first_suggestion_is_what_the_file_says_and_all_stay_in_the_space(
+def test_the_first_suggestion_is_the_files_and_all_stay_in_the_space(
     tmp_path: Path,
 ) -> None:
     points = [point for _, point in drain(searcher(planner(), tmp_path)) if point.values]
