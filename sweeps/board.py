@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from sweeps.events import BrokerSnapshot, EndState, RunningStage, StageEvent, StageRecord, State
 from w2s.errors import StageFailed
-from w2s.stages.base import Lane, Stage
+from w2s.stages.base import Lane, Stage, closure
 
 WARM_BONUS = 1.5
 """How much longer a path must be to beat a stage whose base model the gang holds."""
@@ -55,22 +55,6 @@ class Request:
     nodes: set[str]
     """The roots and all they need, where the store does not have it."""
     failure: StageFailed | None = None
-
-
-def closure(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """Stages and all they are made from, inputs first, by key."""
-    found: dict[str, Stage] = {}
-    todo = [(stage, False) for stage in reversed(list(stages))]
-    while todo:
-        stage, expanded = todo.pop()
-        if stage.key in found:
-            continue
-        if expanded:
-            found[stage.key] = stage
-        else:
-            todo.append((stage, True))
-            todo.extend((source, False) for source in reversed(stage.inputs))
-    return found
 
 
 class Board:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from sweeps.board import Board, Node, closure
+from sweeps.board import Board, Node
 from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
@@ -29,7 +29,7 @@ from sweeps.resources import Execution, check_fits
 from sweeps.served import ServeHost, served_key
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
-from w2s.stages.base import Stage
+from w2s.stages.base import Stage, closure
 
 log = logging.getLogger(__name__)
 

@@ -254,8 +254,8 @@ def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[
         raise UserError(f"{path}: sweep() returned {type(sweep).__name__}, not a Sweep")
     runtime = getattr(module, "runtime", Runtime)()
     if overrides:
-        table = sweep.model_dump(exclude_none=True)
-        table["runtime"] = runtime.model_dump(exclude_none=True)
+        table = sweep.model_dump(mode="json", exclude_none=True)
+        table["runtime"] = runtime.model_dump(mode="json", exclude_none=True)
         for override in overrides:
             _apply(table, override)
         runtime = _validated(Runtime, table.pop("runtime"), path, prefix="runtime.")
@@ -276,7 +276,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
     here: Any = table
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
-        if isinstance(here, list | tuple):
+        if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
                 raise UserError(
                     f"--set {path}: {'.'.join(parts[:index])} has {len(here)} items; found {part!r}"

@@ -7,7 +7,7 @@ anything, opens the store or knows Ray.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.models.source import PretrainedModel, resolve
 from w2s.spec import canonical, digest
-from w2s.stages.base import Stage
+from w2s.stages.base import Stage, closure
 from w2s.stages.finetune import Finetune
 from w2s.stages.pretrain import Model, Pretrain
 from w2s.tasks.base import Task
@@ -188,14 +188,10 @@ class Plan:
 
     def __init__(self, roots: Iterable[Stage]) -> None:
         """Collect `roots` and all they need, each stage once."""
-        self.stages: dict[str, Stage] = {}
-        self.num_unshared = 0
-        for root in roots:
-            for stage in walk(root, self.stages):
-                self.stages[stage.key] = stage
-            self.num_unshared += _trainings_below(root)
-
-    # `num_unshared` counts trainings as if every root brought its own: what sharing saves.
+        roots = list(roots)
+        self.stages = closure(roots)
+        self.num_unshared = sum(_trainings_below(root) for root in roots)
+        """Trainings as if every root brought its own: what sharing saves."""
 
     def __len__(self) -> int:
         """Number of stages."""
@@ -216,24 +212,6 @@ class Plan:
         return sum(stage.cost() for stage in self.stages.values())
 
 
-def walk(root: Stage, known: "dict[str, Stage] | None" = None) -> Iterator[Stage]:
-    """A stage and everything it needs, inputs first, each once; what is `known` is skipped."""
-    seen = set(known or ())
-    stack: list[tuple[Stage, bool]] = [(root, False)]
-    while stack:
-        stage, expanded = stack.pop()
-        if stage.key in seen:
-            continue
-        if expanded:
-            seen.add(stage.key)
-            yield stage
-        else:
-            stack.append((stage, True))
-            stack.extend(
-                (needed, False) for needed in reversed(stage.inputs) if needed.key not in seen
-            )
-
-
 def _trainings_below(root: Stage) -> int:
     """Trainings below a stage when nothing is shared between roots."""
-    return sum(isinstance(stage, Finetune | Pretrain) for stage in walk(root))
+    return sum(isinstance(stage, Finetune | Pretrain) for stage in closure([root]).values())

@@ -92,4 +92,4 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
 
 def _test(store: ArtifactStore, evaluate: Evaluate) -> pd.DataFrame:
     frame = read_rows(store.local(evaluate))
-    return frame[frame["split"] == "test"].sort_values("row_id")
+    return frame.loc[frame["split"] == "test"].sort_values("row_id")

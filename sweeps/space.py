@@ -5,7 +5,7 @@ A path names a field of the student's loss (`loss.max_weight`), of the student's
 uniform = [0.0, 1.0] }`.
 """
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import model_validator
 
@@ -58,7 +58,7 @@ class Distribution(Spec):
         if self.integer:
             return trial.suggest_int(path, *self.integer)
         assert self.choice
-        return trial.suggest_categorical(path, self.choice)
+        return cast(Value, trial.suggest_categorical(path, self.choice))
 
 
 def split_path(path: str) -> tuple[str, str]:

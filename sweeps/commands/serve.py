@@ -7,11 +7,12 @@ import threading
 from serving.howto import describe
 from serving.models import ServedModel
 from sweeps.config import Runtime, load
-from sweeps.plan import Planner, Point, walk
+from sweeps.plan import Planner, Point
 from sweeps.served import served_model
 from sweeps.store import ArtifactStore
 from w2s.errors import UserError
-from w2s.stages.base import Stage
+from w2s.spec import digest
+from w2s.stages.base import Stage, closure
 from w2s.stages.pretrain import Model, Pretrain, model_key
 
 
@@ -40,20 +41,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def served_rungs(planner: Planner) -> list[str]:
-    """Rungs that any stage of the sweep's first task has served: debaters and teachers."""
+    """Rungs of the first task that argue in a debate or teach a student, in the ladder's order.
+
+    A teacher is served as the base model it is finetuned from: completions, not its labels.
+    """
     names = {model_key(model): rung for rung, model in planner.models[0].items()}
-    found: dict[str, None] = {}
+    found: set[str] = set()
     for cell in planner.cells():
+        found.add(cell.weak)
         roles = planner.experiment(Point(cell)).roles(planner.sweep.seeds[0])
-        for root in roles:
-            for stage in walk(root):
-                for model in stage.served_models:
-                    key = model.key if isinstance(model, Stage) else model_key(model)  # pyright: ignore
-                    if key in names:
-                        found[names[key]] = None
-    if not found:
-        raise UserError("no stage of this sweep has a model served; name rungs with --models")
-    return list(found)
+        for stage in closure(roles).values():
+            for model in stage.served_models:
+                key = model.key if isinstance(model, Stage) else digest(model)
+                if key in names:
+                    found.add(names[key])
+    return [rung for rung in planner.models[0] if rung in found]
 
 
 def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:

@@ -19,6 +19,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sweeps.report.load import Board
 from sweeps.report.scoring import PLAIN_LOSS, PLAIN_METHOD, CellScores
@@ -304,6 +305,9 @@ def hyperparameters(board: Board) -> Figure | None:
                 )
         if path in logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(path)
     grid[0][0].set_ylabel(f"{board.results.summary.objective} on val")
     grid[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

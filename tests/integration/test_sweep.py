@@ -113,7 +113,7 @@ def test_debates_were_generated_by_the_served_model_for_every_row(twice: Twice) 
     orders = read_transcripts(store.local(debates[0]))["text"].str.startswith("pro:")
     assert 0.3 < orders.mean() < 0.7
     first, second = (read_transcripts(store.local(stage))["text"] for stage in debates[:2])
-    assert (first != second).mean() > 0.9
+    assert (first != second).to_numpy().mean() > 0.9
 
 
 def _plan(twice: Twice) -> Plan:
@@ -169,6 +169,7 @@ def test_the_parent_run_carries_report_results_data_and_spec(twice: Twice) -> No
     }
     assert {"report/report.html", "report/report.md", "report/results.csv"} <= paths
     assert {"results/trials.json", "results/rows.parquet", "results/summary.json"} <= paths
+    assert parent.inputs is not None
     assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["almanac"]
 
 

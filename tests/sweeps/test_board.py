@@ -1,6 +1,6 @@
 import pytest
 
-from sweeps.board import Board, closure
+from sweeps.board import Board
 from sweeps.events import StageRecord
 from tests.toys import Number, Sum
 from w2s.stages.base import Stage
@@ -21,17 +21,6 @@ def done(board: Board, *stages: Stage) -> None:
 
 def states(board: Board) -> dict[str, str]:
     return {node.stage.name: node.state for node in board.nodes.values()}
-
-
-def test_closure_lists_inputs_before_readers_each_once() -> None:
-    middle = total(A, B, tag="middle")
-    top = total(middle, A, tag="top")
-    assert [stage.name for stage in closure([top, middle]).values()] == [
-        "number 1",
-        "number 2",
-        "sum-middle",
-        "sum-top",
-    ]
 
 
 def test_stage_is_ready_once_its_inputs_are_there() -> None:

@@ -3,8 +3,12 @@
 from typing import Any
 
 from sweeps.config import Sweep
-from sweeps.plan import Plan, Planner, Point, walk
+from sweeps.plan import Plan, Planner, Point
+from sweeps.space import Value
+from w2s.corpora.almanac import AlmanacCorpus
 from w2s.losses.confidence import Confidence
+from w2s.stages.finetune import Finetune
+from w2s.stages.pretrain import Pretrain
 
 RUNGS = [
     {
@@ -51,14 +55,6 @@ def test_inputs_come_before_the_stages_that_read_them() -> None:
         seen.add(stage.key)
 
 
-def test_a_walk_visits_each_stage_once() -> None:
-    planner = Planner(sweep())
-    root = planner.roles(Point(planner.cells()[0]))[0].student
-    keys = [stage.key for stage in walk(root)]
-    assert len(keys) == len(set(keys))
-    assert keys[-1] == root.key
-
-
 def test_searched_values_reach_the_student_and_never_the_ceiling_or_the_supervisor() -> None:
     searched = sweep(
         blocks=[
@@ -77,14 +73,13 @@ def test_searched_values_reach_the_student_and_never_the_ceiling_or_the_supervis
     planner = Planner(searched)
     confidence, xent = planner.cells()
     assert [path for path, _ in xent.space] == ["student.learning_rate"]
-    values = {"loss.max_weight": 0.3, "student.learning_rate": 2e-3}
+    values: dict[str, Value] = {"loss.max_weight": 0.3, "student.learning_rate": 2e-3}
     roles = planner.roles(Point(confidence, values))[0]
     plain = planner.roles(Point(confidence))[0]
-    student = next(
-        stage for stage in walk(roles.student) if stage.key == roles.student.predictions.key
-    )
-    assert student.loss == Confidence(max_weight=0.3)  # pyright: ignore
-    assert student.train.learning_rate == 2e-3  # pyright: ignore
+    student = roles.student.predictions
+    assert isinstance(student, Finetune)
+    assert student.loss == Confidence(max_weight=0.3)
+    assert student.train.learning_rate == 2e-3
     assert roles.ceiling.key == plain.ceiling.key
     assert roles.floor.key == plain.floor.key
     assert roles.student.key != plain.student.key
@@ -94,9 +89,12 @@ def test_every_task_has_a_ladder_that_read_about_it() -> None:
     table = {"name": "s", "ladder": RUNGS, "blocks": [{"name": "pairs"}]}
     worlds = [{"kind": "almanac", "world": {"seed": seed}} for seed in (100, 101)]
     planner = Planner(Sweep.model_validate({**table, "tasks": worlds}))
-    first, second = (models["a"] for models in planner.models)
-    assert first.corpus.world.seed == 100  # pyright: ignore
-    assert second.corpus.world.seed == 101  # pyright: ignore
+    for models, seed in zip(planner.models, (100, 101), strict=True):
+        rung = models["a"]
+        assert isinstance(rung, Pretrain)
+        assert isinstance(rung.corpus, AlmanacCorpus)
+        assert rung.corpus.world is not None
+        assert rung.corpus.world.seed == seed
     assert [planner.task_label(index) for index in (0, 1)] == ["almanac-0", "almanac-1"]
 
 

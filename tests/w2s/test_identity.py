@@ -37,7 +37,11 @@ def test_every_field_changes_the_key(spec: BaseModel) -> None:
 def test_the_only_fields_without_identity_are_places_whose_content_has_a_fingerprint() -> None:
     found = {
         (type(spec).__name__, field)
-        for spec in [*EVERY, PretrainedModel(path="here", fingerprint="ab"), TextSource(path="p", template="{t}")]
+        for spec in [
+            *EVERY,
+            PretrainedModel(path="here", fingerprint="ab"),
+            TextSource(path="p", template="{t}"),
+        ]
         for field in set(type(spec).model_fields) - set(specs.identity_fields(spec))
     }
     assert found == {("PretrainedModel", "path"), ("SciQ", "path"), ("TextSource", "path")}
@@ -124,6 +128,18 @@ def _fields(spec: BaseModel) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in type(spec).model_fields}
 
 
-GOLDEN: dict[str, str] = {}
+GOLDEN = {
+    "Prompts": "d616a5bd7f3c878d",
+    "GroundTruth": "9013aab648eaa060",
+    "Pretrain": "8cf42fe661b88112",
+    "Finetune": "51609fecdee493fc",
+    "Debate": "7d3286d24054cceb",
+    "ShuffledTranscripts": "48711f9d75824294",
+    "PermutedTranscripts": "e32f95e8ee015305",
+    "Ensemble": "00e0ba41d8dc9624",
+    "ShuffledLabels": "a63d4a6767243ba3",
+    "StyleClassifier": "ffd24e59e55788b6",
+    "Evaluate": "675c45ede7f66d87",
+}
 """Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a
 `version` on purpose."""

@@ -10,7 +10,7 @@ A stage writes files under `context.output_dir` and nothing else; it never looks
 the runner does caching, locks and retries.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +69,7 @@ class Stage(Spec):
         """A copy with some fields changed; its key is its own."""
         copied = super().model_copy(update=update, deep=deep)
         for cached in ("key", "inputs"):
-            copied.__dict__.pop(cached, None)
+            vars(copied).pop(cached, None)
         return copied
 
     @property
@@ -120,6 +120,22 @@ class Stage(Spec):
     def run(self, context: StageContext) -> None:
         """Compute the artifact into `context.output_dir`; in the `serve` lane a coroutine."""
         raise NotImplementedError
+
+
+def closure(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """Stages and all they are made from, inputs first, by key."""
+    found: dict[str, Stage] = {}
+    todo = [(stage, False) for stage in reversed(list(stages))]
+    while todo:
+        stage, expanded = todo.pop()
+        if stage.key in found:
+            continue
+        if expanded:
+            found[stage.key] = stage
+        else:
+            todo.append((stage, True))
+            todo.extend((source, False) for source in reversed(stage.inputs))
+    return found
 
 
 def _stages_in(value: Any) -> Iterator[Stage]:

@@ -27,7 +27,7 @@ class Ensemble(Stage):
         """Write the combined predictions; members are joined by (split, row_id)."""
         first = read_predictions(context.path(self.members[0]))
         columns = logprob_columns(first)
-        index = pd.MultiIndex.from_frame(first[["split", "row_id"]])
+        index = pd.MultiIndex.from_frame(first.loc[:, ["split", "row_id"]])
         probabilities = np.zeros((len(first), len(columns)))
         for member in self.members:
             frame = read_predictions(context.path(member)).set_index(["split", "row_id"])
@@ -48,7 +48,7 @@ class ShuffledLabels(Stage):
     """Predictions of `labels`, exchanged at random among the rows of each split.
 
     The control whose student must come out at chance: same label distribution, no relation to the
-        row.
+    row.
     """
 
     labels: SerializeAsAny[Stage]

@@ -44,7 +44,7 @@ class Evaluate(Stage):
         )
         frame.to_parquet(context.output_dir / ROWS_FILE, index=False)
         evaluation = {
-            truth.split: _metrics(frame[frame["split"] == truth.split]) for truth in self.truths
+            truth.split: _metrics(frame.loc[frame["split"] == truth.split]) for truth in self.truths
         }
         (context.output_dir / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1))
 
@@ -79,10 +79,9 @@ def scored_rows(
     joined = groups.merge(truth, on=["split", "row_id"], validate="one_to_one").merge(
         scored, on=["split", "row_id"], how="left", validate="one_to_one"
     )
-    if joined["predicted"].isna().any():
-        raise ValueError(
-            f"{int(joined['predicted'].isna().sum())} rows have a label but no prediction"
-        )
+    num_missing = int(joined["predicted"].isna().to_numpy().sum())
+    if num_missing:
+        raise ValueError(f"{num_missing} rows have a label but no prediction")
     joined["predicted"] = joined["predicted"].astype(int)
     joined["correct"] = joined["predicted"] == joined["label"]
     return joined

@@ -1,8 +1,8 @@
 """Finetuning a classifier and letting it predict: supervisors, students and ceilings alike.
 
 What differs between the three roles is only which stages are their fields: a supervisor and a
-    ceiling learn from `GroundTruth` of their own split, a student from predictions. No role is
-    handed labels of any other split.
+ceiling learn from `GroundTruth` of their own split, a student from predictions. No role is handed
+labels of any other split.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -141,8 +141,9 @@ class Finetune(Stage):
             return frame.assign(input=frame["prompt"])
         debates = read_transcripts(context.path(self.transcripts))[["split", "row_id", "text"]]
         joined = frame.merge(debates, on=["split", "row_id"], how="left", validate="one_to_one")
-        if joined["text"].isna().any():
-            raise ValueError(f"{int(joined['text'].isna().sum())} rows have no transcript")
+        num_missing = int(joined["text"].isna().to_numpy().sum())
+        if num_missing:
+            raise ValueError(f"{num_missing} rows have no transcript")
         inputs = [
             self.task.with_transcript(prompt, text)
             for prompt, text in zip(joined["prompt"], joined["text"], strict=True)

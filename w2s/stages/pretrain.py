@@ -48,12 +48,15 @@ class Pretrain(Stage):
         Raises:
             CriterionMissed: a phase reached its step cap before its criterion held.
         """
+        from torch import nn
+
         from w2s.training.parallel import Replicas
         from w2s.training.pretraining import pretrain
 
         replicas = context.replicas or Replicas()
         tokenizer = self.corpus.tokenizer()
-        model = self.architecture.build(tokenizer, self.seed).to(context.device)
+        model = self.architecture.build(tokenizer, self.seed)
+        nn.Module.to(model, context.device)
         pretrain(
             model,
             self.corpus.curriculum(tokenizer),
