@@ -14,12 +14,15 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from serving.debate.protocols.base import DebateProtocol
+from serving.debate.protocols.sequential import Sequential
 from serving.models import Placement
 from sweeps.space import Distribution, split_path
 from w2s.corpora.base import Corpus
 from w2s.errors import UserError
 from w2s.losses.base import Loss
+from w2s.losses.xent import Xent
 from w2s.methods.base import Method
+from w2s.methods.naive import Naive
 from w2s.models.architecture import Architecture
 from w2s.spec import OneOf, Spec, describe
 from w2s.tasks.base import Task
@@ -63,9 +66,9 @@ class Block(Spec):
     pairs: Literal["all", "adjacent", "largest", "equal"] | tuple[tuple[str, str], ...] = "all"
     """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control),
     or a list of [weak, strong]."""
-    methods: tuple[OneOf[Method], ...] = Field(default=("naive",), min_length=1)
+    methods: tuple[OneOf[Method], ...] = Field(default=(Naive(),), min_length=1)
     """Methods by kind or table."""
-    losses: tuple[OneOf[Loss], ...] = Field(default=("xent",), min_length=1)
+    losses: tuple[OneOf[Loss], ...] = Field(default=(Xent(),), min_length=1)
     """Losses of the student by kind or table."""
     space: dict[str, Distribution] = Field(default_factory=dict)
     """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the
@@ -112,7 +115,7 @@ class Sweep(Spec):
     """Recipe of students; a search may change it."""
     ceiling: TrainConfig | None = None
     """Recipe of ceilings; None: that of `student` as written here."""
-    protocol: OneOf[DebateProtocol] = "sequential"
+    protocol: OneOf[DebateProtocol] = Sequential()
     """How debates go."""
     blocks: tuple[Block, ...] = Field(min_length=1)
     """What is compared."""

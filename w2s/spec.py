@@ -20,16 +20,9 @@ import math
 from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    SerializeAsAny,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializeAsAny, ValidationError
 from pydantic_core import core_schema
 
 from w2s.errors import UserError
@@ -38,8 +31,6 @@ KEY_LENGTH = 16
 T = TypeVar("T", bound=BaseModel)
 
 
-# Tells type checkers what `model_config` says to pydantic: every spec is frozen, thus hashable.
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class Spec(BaseModel):
     """A frozen model that refuses unknown fields; the base of whatever is parsed or hashed."""
 
@@ -135,7 +126,7 @@ class _ByKind:
         )
 
 
-OneOf = Annotated[T, SerializeAsAny(), _ByKind()]
+OneOf = Annotated[T, SerializeAsAny(), _ByKind()]  # pyright: ignore[reportCallIssue]
 """Field type for "some subclass of a base, named by its kind"; dumps what the subclass adds."""
 
 

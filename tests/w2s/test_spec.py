@@ -11,7 +11,7 @@ from w2s.spec import OneOf, Spec, available, parse
 
 
 class Holder(Spec):
-    loss: OneOf[Loss] = "xent"
+    loss: OneOf[Loss] = "xent"  # pyright: ignore[reportAssignmentType] - validated
 
 
 def test_a_kind_is_the_name_of_a_file() -> None:

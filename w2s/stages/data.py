@@ -5,9 +5,10 @@ are apart so that a stage which must not know the truth is never handed it.
 """
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -22,7 +23,15 @@ LABELS_FILE = "labels.parquet"
 NOTES_FILE = "notes.json"
 
 
-@lru_cache(maxsize=8)
+R = TypeVar("R")
+
+
+def _once(function: Callable[[Task], R]) -> Callable[[Task], R]:
+    """`lru_cache` that keeps the signature: type checkers do not see that a spec has a hash."""
+    return cast("Callable[[Task], R]", lru_cache(maxsize=8)(function))
+
+
+@_once
 def load(task: Task) -> TaskData:
     """The rows of a task, read once a process.
 
@@ -50,7 +59,7 @@ def load(task: Task) -> TaskData:
     return data
 
 
-@lru_cache(maxsize=8)
+@_once
 def mean_tokens(task: Task) -> float:
     """A rough number of tokens a prompt has, from its length."""
     rows = load(task).rows["test"]
