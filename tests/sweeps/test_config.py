@@ -51,6 +51,7 @@ def test_a_python_file_gives_the_same_sweep(tmp_path: Path) -> None:
     )
     assert load(path)[0] == load(toml)[0]
     assert load(path, ["seeds=[7]"])[0].seeds == (7,)
+    assert load(path, ["seeds.0=7"])[0].seeds[0] == 7
 
 
 @pytest.mark.parametrize(
