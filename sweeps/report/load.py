@@ -36,7 +36,7 @@ class Cell:
     trials: tuple[TrialResult, ...]
     """One finished trial per task."""
     num_searched: int = 0
-    """Points of the search it was chosen from, over all tasks; 0: a grid point."""
+    """Points of the search it was chosen from, on each task; 0: a grid point."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class Board:
                 first.method,
                 first.loss,
                 chosen,
-                len(trials) if first.searched else 0,
+                len(trials) // len(chosen) if first.searched else 0,
             )
             if cell.seeds:
                 found.append(cell)
