@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# As `make` sets them: several threads crawl beside other processes, and sums then depend on them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from sweeps.store import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
