@@ -34,7 +34,8 @@ from w2s.stages.base import Stage
 from w2s.stages.debate import Debate
 from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.finetune import Finetune
-from w2s.stages.pretrain import Model, Pretrain
+from w2s.stages.models import Model
+from w2s.stages.pretrain import Pretrain
 from w2s.stages.transcripts import read_transcripts
 
 NUM_DEBATES = 3

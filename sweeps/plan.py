@@ -21,7 +21,8 @@ from w2s.models.source import PretrainedModel, resolve
 from w2s.spec import canonical, digest
 from w2s.stages.base import Stage, closure
 from w2s.stages.finetune import Finetune
-from w2s.stages.pretrain import Model, Pretrain
+from w2s.stages.models import Model
+from w2s.stages.pretrain import Pretrain
 from w2s.tasks.base import Task
 
 
@@ -152,6 +153,7 @@ class Planner:
             data=self.data[cell.task_index],
             weak=self.models[cell.task_index][cell.weak],
             strong=self.models[cell.task_index][cell.strong],
+            ladder=self.models[cell.task_index],
             method=point.method,
             loss=point.loss,
             supervisor_train=sweep.supervisor,

@@ -26,7 +26,7 @@ from sweeps.worker import Conditions, Outcome, failed, forward_progress, run_ser
 from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage
-from w2s.stages.pretrain import MODEL_FOLDER
+from w2s.stages.models import MODEL_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ assists it), the student and the ceiling.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import SerializeAsAny
 
@@ -15,7 +15,7 @@ from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.spec import Spec
 from w2s.stages.evaluate import Evaluate
-from w2s.stages.pretrain import Model
+from w2s.stages.models import Model
 from w2s.stages.setup import Setup
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
@@ -35,10 +35,13 @@ class Roles:
     """Strong model finetuned on ground truth of the student's rows."""
     members: tuple[Evaluate, ...] = ()
     """Supervisors that an ensemble combines, each scored alone."""
+    arms: dict[str, Evaluate] = field(default_factory=dict)
+    """What else the method has scored, by name."""
 
     def __iter__(self) -> Iterator[Evaluate]:
-        """All evaluations: floor, ceiling, supervisor, members, student."""
-        yield from (self.floor, self.ceiling, self.supervisor, *self.members, self.student)
+        """All evaluations: floor, ceiling, supervisor, members, arms, student."""
+        yield from (self.floor, self.ceiling, self.supervisor, *self.members)
+        yield from (*self.arms.values(), self.student)
 
 
 class Experiment(Spec):
@@ -52,6 +55,8 @@ class Experiment(Spec):
     """Base model of the supervisor."""
     strong: Model
     """Base model of student and ceiling."""
+    ladder: dict[str, Model]
+    """All models of the sweep by the name of their rung, smallest first; both are among them."""
     method: SerializeAsAny[Method]
     """How the student is supervised."""
     loss: SerializeAsAny[Loss]
@@ -72,6 +77,7 @@ class Experiment(Spec):
             data=self.data,
             weak=self.weak,
             strong=self.strong,
+            ladder=self.ladder,
             loss=self.loss,
             supervisor_train=self.supervisor_train,
             student_train=self.student_train,
@@ -84,12 +90,15 @@ class Experiment(Spec):
         """What to evaluate at one seed; the graph of stages hangs from it."""
         setup = self.setup(seed)
         supervision = self.method.supervision(setup)
-        student = setup.student(self.method.labels(setup))
         return Roles(
-            floor=setup.evaluate_supervisor(setup.supervisor()),
+            floor=setup.evaluate_supervisor(self.method.floor(setup)),
             supervisor=setup.evaluate_supervisor(supervision),
-            student=setup.evaluate(student, supervisor=supervision),
-            ceiling=setup.evaluate(setup.ceiling()),
+            student=setup.evaluate(self.method.student(setup), supervisor=supervision),
+            ceiling=setup.evaluate(self.method.ceiling(setup)),
+            arms={
+                name: setup.evaluate(stage, supervisor=supervision)
+                for name, stage in self.method.arms(setup).items()
+            },
             members=tuple(
                 setup.evaluate_supervisor(member) for member in self.method.members(setup)
             ),

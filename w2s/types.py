@@ -27,6 +27,9 @@ class Row:
     """What a model reads; ends where the head reads."""
     label: int
     """Ground truth, 0 to num_classes - 1."""
+    options: tuple[str, ...] = ()
+    """For a choice among whole texts, the text of each option, one per class: a one-logit head
+    scores each of them, and the scores are the logits. Empty: the classes are read off `prompt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class TaskData:
 class LossOutput:
     """What a loss returns for one batch."""
 
-    loss: "Tensor"
-    """Scalar to differentiate: the mean over the examples of the update."""
+    losses_B: "Tensor"
+    """Loss of each example of the part, in nats; the trainer weighs and averages them."""
     metrics: "dict[str, float | Tensor]" = field(default_factory=dict)
     """Numbers for the training curve, as means over the part's examples; a scalar tensor is read
     only when the curve is, so that no step waits for the device."""

@@ -13,7 +13,8 @@ from sweeps.store import ArtifactStore
 from w2s.errors import UserError
 from w2s.spec import digest
 from w2s.stages.base import Stage, closure
-from w2s.stages.pretrain import Model, Pretrain, model_key
+from w2s.stages.models import Model, model_key
+from w2s.stages.pretrain import Pretrain
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ class Loss(Spec):
             progress: share of the optimizer steps already taken, 0 to 1.
 
         Returns:
-            The mean over the part's examples (the trainer weighs parts by their size), and metrics
-            for the curve.
+            A loss per example (the trainer applies sample weights and averages over the whole
+            update, however it is cut up), and metrics for the curve.
         """
         raise NotImplementedError

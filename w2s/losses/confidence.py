@@ -84,9 +84,9 @@ def harden_by_prior(logits_BC: Tensor, offsets_C: Tensor) -> Tensor:
 
 
 def confidence_loss(logits_BC: Tensor, weak_BC: Tensor, hard_BC: Tensor, weight: float) -> Tensor:
-    """Mean cross-entropy, in nats, of the student to (1 - weight) weak + weight hard."""
+    """Cross-entropy [B], in nats, of the student to (1 - weight) weak + weight hard."""
     targets_BC = (1 - weight) * weak_BC + weight * hard_BC
-    return functional.cross_entropy(logits_BC, targets_BC)
+    return functional.cross_entropy(logits_BC, targets_BC, reduction="none")
 
 
 class Confidence(Loss):
@@ -103,7 +103,7 @@ class Confidence(Loss):
     """Share of training over which the weight rises from 0; 0: full weight from the start."""
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
-        """Confidence loss of one part, with the threshold of the whole update."""
+        """Confidence loss of each example, with the threshold of the whole update."""
         logits_BC = model(batch.input_ids_BT, batch.attention_mask_BT)
         logits_NC, weak_NC = batch.whole_logits_NC, batch.whole_targets_NC
         if logits_NC is None or weak_NC is None:

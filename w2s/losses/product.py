@@ -29,9 +29,9 @@ def product_targets(logits_BC: Tensor, weak_BC: Tensor, alpha: float, beta: floa
 
 
 def product_loss(logits_BC: Tensor, weak_BC: Tensor, alpha: float, beta: float) -> Tensor:
-    """Mean cross-entropy, in nats, of the student to the product targets."""
+    """Cross-entropy [B], in nats, of the student to the product targets."""
     targets_BC = product_targets(logits_BC, weak_BC, alpha, beta)
-    return functional.cross_entropy(logits_BC, targets_BC)
+    return functional.cross_entropy(logits_BC, targets_BC, reduction="none")
 
 
 class Product(Loss):
@@ -45,6 +45,6 @@ class Product(Loss):
     """Power of the student's own probabilities; 0 is plain cross-entropy (for alpha = 1)."""
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
-        """Product loss of one part."""
+        """Product loss of each example."""
         logits_BC = model(batch.input_ids_BT, batch.attention_mask_BT)
         return LossOutput(product_loss(logits_BC, batch.targets_BC, self.alpha, self.beta))

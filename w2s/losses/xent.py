@@ -29,7 +29,7 @@ class Xent(Loss):
     """Learn from the label's most probable class in place of its probabilities."""
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
-        """Cross-entropy of one part."""
+        """Cross-entropy of each example."""
         targets_BC = harden(batch.targets_BC) if self.hard else batch.targets_BC
         logits_BC = model(batch.input_ids_BT, batch.attention_mask_BT)
-        return LossOutput(functional.cross_entropy(logits_BC, targets_BC))
+        return LossOutput(functional.cross_entropy(logits_BC, targets_BC, reduction="none"))

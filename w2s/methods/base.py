@@ -36,3 +36,20 @@ class Method(Spec):
     def labels(self, setup: Setup) -> Stage:
         """What the student learns from; the supervision unless a method changes it."""
         return self.supervision(setup)
+
+    def student(self, setup: Setup) -> Stage:
+        """The stage whose predictions are scored as the student's."""
+        return setup.student(self.labels(setup))
+
+    def floor(self, setup: Setup) -> Stage:
+        """The weak model on its own."""
+        return setup.supervisor()
+
+    def ceiling(self, setup: Setup) -> Stage:
+        """The strong model on ground truth; what a method does to the student's base model before
+        supervision, it does here too."""
+        return setup.ceiling()
+
+    def arms(self, setup: Setup) -> dict[str, Stage]:
+        """More predictions to score, by name: the steps of a chain, the arms of an analysis."""
+        return {}

@@ -29,6 +29,8 @@ from w2s.models.read_token import ReadToken
 
 HEAD_FILE = "head.safetensors"
 HEAD_STD = 0.02
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
+"""Model types whose first token is not at position 0."""
 
 
 class Classifier(nn.Module):
@@ -39,9 +41,16 @@ class Classifier(nn.Module):
     meaning of the text.
     """
 
-    def __init__(self, backbone: PreTrainedModel, head_weight_CD: Tensor) -> None:
-        """Take over a backbone (it will be trained in place) and the weight of a head."""
+    def __init__(self, backbone: PreTrainedModel, head_weight_CD: Tensor, options: int = 0) -> None:
+        """Take over a backbone (it will be trained in place) and the weight of a head.
+
+        Args:
+            backbone: decoder or encoder.
+            head_weight_CD: a row per class; one row for a head that scores options.
+            options: texts of a row whose scores are the logits; 0: a row is one text.
+        """
         super().__init__()
+        self.options = options
         self.backbone = backbone
         self.head = nn.Linear(head_weight_CD.shape[1], head_weight_CD.shape[0], bias=False)
         self.head.weight.data = head_weight_CD.float()
@@ -54,8 +63,9 @@ class Classifier(nn.Module):
         base: PreTrainedModel,
         num_classes: int,
         *,
-        head_init: Literal["random", "zero"] = "random",
+        head_init: Literal["random", "zero", "unembedding"] = "random",
         seed: int = 0,
+        options: bool = False,
     ) -> "Classifier":
         """A new classifier on a copy of a backbone; the backbone can be used again.
 
@@ -64,26 +74,19 @@ class Classifier(nn.Module):
             num_classes: C.
             head_init: N(0, 0.02) or zeros.
             seed: of the random head; equal on every device.
+            options: a one-logit head that scores each of a row's C texts.
         """
-        head_weight_CD = torch.zeros(num_classes, hidden_size(base.config))
+        head_weight_CD = torch.zeros(1 if options else num_classes, hidden_size(base.config))
         if head_init == "random":
             head_weight_CD.normal_(0.0, HEAD_STD, generator=torch.Generator().manual_seed(seed))
-        return cls(copy.deepcopy(base), head_weight_CD.to(base.device))
+        return cls(
+            copy.deepcopy(base), head_weight_CD.to(base.device), num_classes if options else 0
+        )
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return self.head.out_features
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens the backbone has positions for; None where there is no such limit."""
-        positions = getattr(self.backbone.config, "max_position_embeddings", None)
-        if not isinstance(positions, int) or positions < 1:
-            return None
-        # RoBERTa and its kin count positions from pad_token_id + 1.
-        offset = getattr(getattr(self.backbone, "embeddings", None), "padding_idx", None)
-        return positions - offset - 1 if isinstance(offset, int) and offset > 0 else positions
+        return self.options or self.head.out_features
 
     def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
         """Logits of each row.
@@ -93,7 +96,8 @@ class Classifier(nn.Module):
             attention_mask_BT: 1 on real tokens, 0 on padding.
 
         Returns:
-            [B, C] float32, also under autocast.
+            [B, C] float32, also under autocast; with options, C texts of a row follow one another
+            in the input, [B x C, T].
         """
         if self._read_token is None:
             output = self.backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT)
@@ -107,7 +111,8 @@ class Classifier(nn.Module):
             output = self.backbone(input_ids=input_ids_BT)
             read_BD = output.last_hidden_state[rows_B, last_B]
         with torch.autocast(read_BD.device.type, enabled=False):
-            return self.head(read_BD.float())
+            logits = self.head(read_BD.float())
+            return logits.view(-1, self.options) if self.options else logits
 
 
 def is_causal(config: PretrainedConfig) -> bool:
@@ -121,6 +126,17 @@ def is_causal(config: PretrainedConfig) -> bool:
         and kind != "xlnet"
         and not getattr(config, "use_bidirectional_attention", False)
     )
+
+
+def longest_input(config: PretrainedConfig) -> int | None:
+    """Most tokens a model has positions for; None where there is no such limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    # RoBERTa and its kin count positions from pad_token_id + 1.
+    if config.model_type in OFFSET_POSITIONS:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions
 
 
 def hidden_size(config: PretrainedConfig) -> int:

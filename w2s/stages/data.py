@@ -80,15 +80,18 @@ class Prompts(Stage):
         return f"prompts-{self.task.kind}"
 
     def run(self, context: StageContext) -> None:
-        """Write `prompts.parquet` (split, row_id, group, prompt) and the loader's notes."""
+        """Write `prompts.parquet` (split, row_id, group, prompt[, options]) and the notes."""
         data = load(self.task)
-        frame = pd.DataFrame(
-            [
-                {"split": split, "row_id": row.row_id, "group": row.group, "prompt": row.prompt}
-                for split in SPLITS
-                for row in data.rows[split]
-            ]
-        )
+        rows = [(split, row) for split in SPLITS for row in data.rows[split]]
+        columns: dict[str, list[Any]] = {
+            "split": [split for split, _ in rows],
+            "row_id": [row.row_id for _, row in rows],
+            "group": [row.group for _, row in rows],
+            "prompt": [row.prompt for _, row in rows],
+        }
+        if any(row.options for _, row in rows):
+            columns["options"] = [list(row.options) for _, row in rows]
+        frame = pd.DataFrame(columns)
         frame.to_parquet(context.output_dir / PROMPTS_FILE, index=False)
         (context.output_dir / NOTES_FILE).write_text(json.dumps(data.notes, indent=1))
 

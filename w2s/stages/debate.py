@@ -18,7 +18,7 @@ from serving.debate.types import Question, Speaker, Transcript
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, load, read_prompts
-from w2s.stages.pretrain import Model, Pretrain, model_key
+from w2s.stages.models import Model, ModelStage, model_key
 from w2s.stages.transcripts import TRANSCRIPTS_FILE
 from w2s.types import SPLITS, Split
 
@@ -51,7 +51,7 @@ class Debate(Stage):
         """Readable name."""
         by = (
             self.debater.name.removeprefix("pretrain-")
-            if isinstance(self.debater, Pretrain)
+            if isinstance(self.debater, ModelStage)
             else "model"
         )
         return f"debate-{by}-s{self.seed}"

@@ -2,27 +2,28 @@
 
 What differs between the three roles is only which stages are their fields: a supervisor and a
 ceiling learn from `GroundTruth` of their own split, a student from predictions. No role is handed
-labels of any other split.
+labels of any other split, but those of `val` that its checkpoints are compared on: weak ones for a
+student.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import pandas as pd
+import numpy as np
 from pydantic import Field, SerializeAsAny
 
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
-from w2s.stages.data import Prompts, load, mean_tokens, read_prompts
+from w2s.stages.data import Prompts, load, mean_tokens
+from w2s.stages.models import Model, ModelStage, model_key, model_location
 from w2s.stages.predictions import read_targets, write_predictions
-from w2s.stages.pretrain import Model, Pretrain, model_key, model_location
-from w2s.stages.transcripts import read_transcripts
+from w2s.stages.tokens import Tokens, read_tokens
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
 from w2s.types import Split
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 WEIGHTS_FOLDER = "weights"
 PREDICTED: tuple[Split, ...] = ("strong_train", "val", "test")
@@ -38,14 +39,17 @@ class Finetune(Stage):
 
     model: Model
     """Base model."""
-    prompts: Prompts
-    """What it reads."""
+    tokens: Tokens
+    """What it reads, in learning and in predicting; debates are part of it."""
     labels: SerializeAsAny[Stage]
     """Ground truth of `train_split`, or predictions that cover it."""
     train_split: Literal["weak_train", "strong_train"]
     """The rows it learns from."""
-    transcripts: SerializeAsAny[Stage] | None = None
-    """Debates put into the input, for learning and for predicting; None: prompts alone."""
+    val_labels: SerializeAsAny[Stage] | None = None
+    """Labels of `val` that checkpoints are compared on: ground truth or predictions; None: none."""
+    start: SerializeAsAny[Stage] | None = None
+    """Classifier to start from (a `Finetune` that keeps its weights, or a `Probe` of the base
+    model); None: the base model with a fresh head."""
     loss: OneOf[Loss]
     """Training objective."""
     train: TrainConfig
@@ -54,6 +58,16 @@ class Finetune(Stage):
     """Seed of the head and of the order of the rows."""
     save_weights: bool = False
     """Whether the finetuned weights are kept."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """The rows it reads."""
+        return self.tokens.prompts
+
+    @property
+    def transcripts(self) -> Stage | None:
+        """The debates it reads."""
+        return self.tokens.transcripts
 
     @property
     def task(self) -> Task:
@@ -86,41 +100,45 @@ class Finetune(Stage):
     def run(self, context: StageContext) -> None:
         """Write `predictions.parquet`, and `weights/` if asked."""
         from w2s.models.classifier import Classifier, save_classifier
-        from w2s.training.batching import tokenize
         from w2s.training.loop import finetune, predict
         from w2s.training.parallel import Replicas
 
         replicas = context.replicas or Replicas()
-        base, tokenizer = _base_model(self.model, context)
+        base = base_backbone(self.model, context)
+        table = read_tokens(context.path(self.tokens))
         classifier = Classifier.fresh(
-            base, self.task.num_classes, head_init=self.train.head_init, seed=self.seed
+            base,
+            self.task.num_classes,
+            head_init=self.train.head_init,
+            seed=self.seed,
+            options=table.rows.texts_per_row > 1,
         )
-        frame = self._inputs(context)
-        limit = min(self.train.max_length, classifier.max_length or self.train.max_length)
-
-        train = frame[frame["split"] == self.train_split]
+        train = table.where((table.index["split"] == self.train_split).to_numpy())
+        targets = read_targets(
+            context.path(self.labels),
+            self.train_split,
+            train.index["row_id"].tolist(),
+            self.task.num_classes,
+        )
+        kept = np.flatnonzero(targets.weights_N > 0)
         finetune(
             classifier,
-            tokenize(tokenizer, train["input"].tolist(), limit),
-            read_targets(
-                context.path(self.labels),
-                self.train_split,
-                train["row_id"].tolist(),
-                self.task.num_classes,
-            ),
+            train.rows.take(kept),
+            targets.probabilities_NC[kept],
             self.loss,
             self.train,
             seed=self.seed,
+            weights_N=targets.weights_N[kept],
             replicas=replicas,
             device=context.device,
             precision=context.precision,
             micro_batch_size=context.micro_batch_size,
             on_progress=context.progress,
         )
-        rest = frame[frame["split"].isin(PREDICTED)]
+        rest = table.where(table.index["split"].isin(PREDICTED).to_numpy())
         logprobs_NC = predict(
             classifier,
-            tokenize(tokenizer, rest["input"].tolist(), limit),
+            rest.rows,
             replicas=replicas,
             device=context.device,
             precision=context.precision,
@@ -128,43 +146,22 @@ class Finetune(Stage):
         )
         if replicas.rank == 0:
             write_predictions(
-                context.output_dir, rest["split"].tolist(), rest["row_id"].tolist(), logprobs_NC
+                context.output_dir,
+                rest.index["split"].tolist(),
+                rest.index["row_id"].tolist(),
+                logprobs_NC,
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
-                tokenizer.save_pretrained(context.output_dir / WEIGHTS_FOLDER)
-
-    def _inputs(self, context: StageContext) -> pd.DataFrame:
-        """What the model reads: split, row_id, input; transcripts are joined by (split, row_id)."""
-        frame = read_prompts(context.path(self.prompts))
-        if self.transcripts is None:
-            return frame.assign(input=frame["prompt"])
-        debates = read_transcripts(context.path(self.transcripts))[["split", "row_id", "text"]]
-        joined = frame.merge(debates, on=["split", "row_id"], how="left", validate="one_to_one")
-        num_missing = int(joined["text"].isna().to_numpy().sum())
-        if num_missing:
-            raise ValueError(f"{num_missing} rows have no transcript")
-        inputs = [
-            self.task.with_transcript(prompt, text)
-            for prompt, text in zip(joined["prompt"], joined["text"], strict=True)
-        ]
-        return joined.assign(input=inputs)
 
 
-def _base_model(
-    model: Model, context: StageContext
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The bare backbone and its tokenizer, from the worker's warm objects if they are there."""
-    from transformers import AutoTokenizer
-
+def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":
+    """The bare backbone, from the worker's warm objects if it is there."""
     from w2s.models.classifier import load_backbone
 
     key = model_key(model)
     if key not in context.warm:
         location = model_location(model, context)
-        revision = None if isinstance(model, Pretrain) else model.revision
-        context.warm[key] = (
-            load_backbone(location, revision=revision, device=context.device),
-            AutoTokenizer.from_pretrained(str(location), revision=revision or "main"),
-        )
+        revision = None if isinstance(model, ModelStage) else model.revision
+        context.warm[key] = load_backbone(location, revision=revision, device=context.device)
     return context.warm[key]

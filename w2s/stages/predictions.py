@@ -1,11 +1,12 @@
 """Predictions: what every trained model leaves, and how labels are read from it.
 
-One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms).
-Labels are joined by row id, never by position.
+One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms) and,
+where labels were selected or weighed, `weight` (0 drops a row from training). Labels are joined by
+row id, never by position.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,21 @@ from w2s.types import Split
 PREDICTIONS_FILE = "predictions.parquet"
 
 
+class Targets(NamedTuple):
+    """What a classifier learns from."""
+
+    probabilities_NC: NDArray[np.float32]
+    """Class probabilities; rows sum to 1."""
+    weights_N: NDArray[np.float32]
+    """Sample weights, 0 or more; 0 leaves the row out."""
+
+
 def write_predictions(
-    folder: Path, splits: "list[str]", row_ids: "list[str]", logprobs_NC: NDArray[np.floating]
+    folder: Path,
+    splits: "list[str]",
+    row_ids: "list[str]",
+    logprobs_NC: NDArray[np.floating],
+    weights_N: NDArray[np.floating] | None = None,
 ) -> None:
     """Write class log-probabilities for rows of any splits.
 
@@ -27,10 +41,13 @@ def write_predictions(
         splits: N names, one per row.
         row_ids: N ids.
         logprobs_NC: [N, C] natural log-probabilities.
+        weights_N: sample weights for those who learn from these labels; None: all the same.
     """
     columns: dict[str, Any] = {"split": splits, "row_id": row_ids}
     for index in range(logprobs_NC.shape[1]):
         columns[f"logprob_{index}"] = logprobs_NC[:, index].astype(np.float32)
+    if weights_N is not None:
+        columns["weight"] = weights_N.astype(np.float32)
     pd.DataFrame(columns).to_parquet(folder / PREDICTIONS_FILE, index=False)
 
 
@@ -44,16 +61,11 @@ def logprob_columns(frame: pd.DataFrame) -> list[str]:
     return sorted((c for c in frame.columns if c.startswith("logprob_")), key=lambda c: int(c[8:]))
 
 
-def read_targets(
-    folder: Path, split: Split, row_ids: "list[str]", num_classes: int
-) -> NDArray[np.float32]:
-    """Class probabilities to learn from, in the order of `row_ids`.
+def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: int) -> Targets:
+    """What to learn from, in the order of `row_ids`.
 
     The folder holds either ground truth (one-hot) or another model's predictions (its
     probabilities).
-
-    Returns:
-        [N, C] float32, rows sum to 1.
 
     Raises:
         ValueError: the folder has no label for one of the rows.
@@ -76,4 +88,10 @@ def read_targets(
             f"{len(missing)} of {len(row_ids)} rows of {split} have no label in {folder.name}; "
             f"first: {missing[0]}"
         )
-    return values_NC[[position[row_id] for row_id in row_ids]]
+    chosen = [position[row_id] for row_id in row_ids]
+    weights_N = (
+        frame["weight"].to_numpy(np.float32)
+        if "weight" in frame.columns
+        else np.ones(len(frame), dtype=np.float32)
+    )
+    return Targets(values_NC[chosen], weights_N[chosen])

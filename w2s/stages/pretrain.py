@@ -1,20 +1,17 @@
 """Pretraining a rung of the ladder on a corpus: an ordinary stage, run once and cached."""
 
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from w2s.corpora.base import Corpus
 from w2s.models.architecture import Architecture
-from w2s.models.source import PretrainedModel
-from w2s.spec import OneOf, digest
-from w2s.stages.base import Lane, Stage, StageContext
-
-MODEL_FOLDER = "model"
+from w2s.spec import OneOf
+from w2s.stages.base import Lane, StageContext
+from w2s.stages.models import MODEL_FOLDER, ModelStage
 
 
-class Pretrain(Stage):
+class Pretrain(ModelStage):
     """A language model pretrained from random weights."""
 
     lane: ClassVar[Lane] = "train"
@@ -69,16 +66,3 @@ class Pretrain(Stage):
             folder = context.output_dir / MODEL_FOLDER
             model.save_pretrained(folder, safe_serialization=True)
             tokenizer.save_pretrained(folder)
-
-
-Model = Pretrain | PretrainedModel
-
-
-def model_key(model: Model) -> str:
-    """Identity of a base model, wherever it comes from."""
-    return model.key if isinstance(model, Pretrain) else digest(model)
-
-
-def model_location(model: Model, context: StageContext) -> str | Path:
-    """Folder (or hub id) from which `from_pretrained` loads the model."""
-    return context.path(model) / MODEL_FOLDER if isinstance(model, Pretrain) else model.path

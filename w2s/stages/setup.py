@@ -1,12 +1,15 @@
 """`Setup`: the verbs a method composes its graph from.
 
-A setup is one experiment at one seed: the task, the two base models, the loss, the recipes. Its
-    functions only build stages. Methods see nothing else, so a method never has to know how a stage
-    is spelt.
+A setup is one experiment at one seed: the task, the ladder with the pair on it, the loss, the
+recipes. Its functions only build stages. Methods see nothing else, so a method never has to know
+how a stage is spelt. What a recipe's `mode` means (a finetuning, a probe on features, or one after
+the other) is decided here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from serving.debate.protocols.base import DebateProtocol
 from w2s.losses.base import Loss
@@ -15,8 +18,11 @@ from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.evaluate import Evaluate
+from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
-from w2s.stages.pretrain import Model
+from w2s.stages.models import Model
+from w2s.stages.probe import Probe
+from w2s.stages.tokens import Tokens
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
 from w2s.types import Split
@@ -34,6 +40,8 @@ class Setup:
     """Base model of supervisors."""
     strong: Model
     """Base model of students, ceilings and, unless a method says otherwise, debaters."""
+    ladder: Mapping[str, Model]
+    """All models of the sweep by the name of their rung, smallest first."""
     loss: Loss
     """Loss of the student."""
     supervisor_train: TrainConfig
@@ -60,6 +68,13 @@ class Setup:
         """The same experiment at another seed."""
         return replace(self, seed=seed)
 
+    @property
+    def between(self) -> tuple[Model, ...]:
+        """The models of the ladder between weak and strong, smallest first."""
+        rungs = list(self.ladder.values())
+        weak, strong = rungs.index(self.weak), rungs.index(self.strong)
+        return tuple(rungs[weak + 1 : strong])
+
     def debate(self, debater: Model) -> Debate:
         """Debates by two instances of `debater` about every row, at this seed."""
         return Debate(
@@ -70,41 +85,143 @@ class Setup:
             seed=self.seed,
         )
 
-    def supervisor(self, transcripts: Stage | None = None) -> Finetune:
-        """The weak model finetuned on truth of `weak_train`; transcripts go into its input."""
-        return Finetune(
-            model=self.weak,
+    def tokens(self, model: Model, recipe: TrainConfig, transcripts: Stage | None = None) -> Tokens:
+        """The rows in a model's tokens, with debates where given."""
+        return Tokens(
+            model=model,
             prompts=self.prompts,
-            labels=self.truth("weak_train"),
-            train_split="weak_train",
             transcripts=transcripts,
-            loss=Xent(),
-            train=self.supervisor_train,
-            seed=self.seed,
+            max_length=recipe.max_length,
         )
 
-    def student(self, labels: Stage) -> Finetune:
-        """The strong model finetuned on predicted labels of `strong_train`; it reads no debates."""
+    def features(
+        self, source: Model | Finetune, recipe: TrainConfig, transcripts: Stage | None = None
+    ) -> Features:
+        """What a frozen model makes of every row."""
+        model = source.model if isinstance(source, Finetune) else source
+        return Features(
+            source=source,
+            tokens=self.tokens(model, recipe, transcripts),
+            layer=recipe.probe.layer,
+        )
+
+    def classifier(
+        self,
+        model: Model,
+        labels: Stage,
+        split: Literal["weak_train", "strong_train"],
+        *,
+        recipe: TrainConfig,
+        loss: Loss,
+        val_labels: Stage | None = None,
+        transcripts: Stage | None = None,
+        start: Stage | None = None,
+        save_weights: bool = False,
+    ) -> Finetune | Probe:
+        """A classifier trained as the recipe's mode says.
+
+        Args:
+            model: base model.
+            labels: ground truth of `split`, or predictions that cover it.
+            split: rows to learn from.
+            recipe: mode, optimizer, schedule.
+            loss: training objective.
+            val_labels: labels of `val` that checkpoints are compared on; None: of `labels`, where
+                the recipe takes checkpoints.
+            transcripts: debates in its input.
+            start: classifier whose weights it starts from.
+            save_weights: whether its weights are kept.
+        """
+        probe = recipe.probe if recipe.mode in ("probe", "probe_then_finetune") else None
+        if probe is not None and start is None:
+            start = Probe(
+                features=self.features(model, recipe, transcripts),
+                labels=labels,
+                train_split=split,
+                val_labels=(val_labels or labels) if probe.num_checkpoints else None,
+                loss=loss,
+                train=probe,
+                seed=self.seed,
+            )
+            if recipe.mode == "probe":
+                return start
         return Finetune(
-            model=self.strong,
-            prompts=self.prompts,
+            model=model,
+            tokens=self.tokens(model, recipe, transcripts),
             labels=labels,
-            train_split="strong_train",
-            loss=self.loss,
-            train=self.student_train,
+            train_split=split,
+            val_labels=(val_labels or labels) if recipe.num_checkpoints else None,
+            start=start,
+            loss=loss,
+            train=recipe,
             seed=self.seed,
+            save_weights=save_weights,
         )
 
-    def ceiling(self) -> Finetune:
-        """The strong model finetuned on ground truth of the student's rows, with cross-entropy."""
-        return Finetune(
-            model=self.strong,
-            prompts=self.prompts,
-            labels=self.truth("strong_train"),
-            train_split="strong_train",
+    def supervisor(
+        self,
+        transcripts: Stage | None = None,
+        *,
+        model: Model | None = None,
+        save_weights: bool = False,
+    ) -> Finetune | Probe:
+        """The weak model trained on truth of `weak_train`; transcripts go into its input."""
+        return self.classifier(
+            model or self.weak,
+            self.truth("weak_train"),
+            "weak_train",
+            recipe=self.supervisor_train,
             loss=Xent(),
-            train=self.ceiling_train,
-            seed=self.seed,
+            val_labels=self.truth("val"),
+            transcripts=transcripts,
+            save_weights=save_weights,
+        )
+
+    def student(
+        self,
+        labels: Stage,
+        *,
+        model: Model | None = None,
+        loss: Loss | None = None,
+        recipe: TrainConfig | None = None,
+        val_labels: Stage | None = None,
+        start: Stage | None = None,
+        save_weights: bool = False,
+    ) -> Finetune | Probe:
+        """The strong model trained on predicted labels of `strong_train`; it reads no debates.
+
+        Args:
+            labels: what it learns.
+            model: another base model than the strong one, such as a rung in between.
+            loss: another loss than the experiment's.
+            recipe: another recipe than the experiment's.
+            val_labels: weak labels of `val` for its checkpoints; None: those of `labels`.
+            start: classifier it starts from.
+            save_weights: whether its weights are kept.
+        """
+        return self.classifier(
+            model or self.strong,
+            labels,
+            "strong_train",
+            recipe=recipe or self.student_train,
+            loss=loss or self.loss,
+            val_labels=val_labels,
+            start=start,
+            save_weights=save_weights,
+        )
+
+    def ceiling(
+        self, *, model: Model | None = None, save_weights: bool = False
+    ) -> Finetune | Probe:
+        """The strong model trained on ground truth of the student's rows, with cross-entropy."""
+        return self.classifier(
+            model or self.strong,
+            self.truth("strong_train"),
+            "strong_train",
+            recipe=self.ceiling_train,
+            loss=Xent(),
+            val_labels=self.truth("val"),
+            save_weights=save_weights,
         )
 
     def evaluate(self, predictions: Stage, supervisor: Stage | None = None) -> Evaluate:

@@ -9,7 +9,7 @@ T tokens, B rows of a batch, N rows in all.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,9 @@ class TokenRows:
     """Tokens of each row [N], at least 1."""
     pad_id: int
     """Fills the places that the mask hides; any id of the vocabulary will do."""
+    texts_per_row: int = 1
+    """K texts of each row stand beside each other where a row is a choice among whole texts; `ids`,
+    `starts` and `lengths` then hold N x K texts."""
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]], pad_id: int = 0) -> "TokenRows":
@@ -59,7 +62,25 @@ class TokenRows:
         )
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) // self.texts_per_row
+
+    def take(self, rows: NDArray[np.int64]) -> "TokenRows":
+        """Some of the rows, in the given order; the token ids themselves are shared."""
+        texts = self.texts_of(rows)
+        return replace(
+            self, starts=self.starts[torch.from_numpy(texts)], lengths=self.lengths[texts]
+        )
+
+    def texts_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of the texts of some rows, row by row."""
+        if self.texts_per_row == 1:
+            return rows
+        return (rows[:, None] * self.texts_per_row + np.arange(self.texts_per_row)).ravel()
+
+    @property
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of the longest text of each row [N]."""
+        return self.lengths.reshape(-1, self.texts_per_row).max(1)
 
 
 def tokenize(
@@ -151,8 +172,10 @@ def collate(rows: TokenRows, indices: NDArray[np.int64], device: str) -> tuple[T
     """Pad rows on the right.
 
     Returns:
-        `input_ids_BT` and `attention_mask_BT` (1 on real tokens), int64, on the device.
+        `input_ids_BT` and `attention_mask_BT` (1 on real tokens), int64, on the device; with K
+        texts a row, the texts of a row follow one another, [B x K, T].
     """
+    indices = rows.texts_of(indices)
     lengths = rows.lengths[indices]
     longest = int(lengths.max())
     index = torch.from_numpy(indices)

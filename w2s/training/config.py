@@ -1,4 +1,8 @@
-"""How a classifier is finetuned: the hyperparameters that change its result, and nothing else.
+"""How models are trained: the hyperparameters that change a result, and nothing else.
+
+`TrainConfig` is the recipe of a role (supervisor, student, ceiling): its `mode` says whether the
+whole model is finetuned, low-rank adapters (`lora`), or a linear probe on cached features
+(`probe`), or both in turn. `GenerativeConfig` is that of a language model.
 
 Micro-batches, devices, precision and workers are in `StageContext`: they cut an update up, they do
 not change it.
@@ -12,15 +16,73 @@ from pydantic import Field
 from w2s.spec import Spec
 
 
-class TrainConfig(Spec):
-    """Optimizer (AdamW), schedule and length of a finetuning. Dropout is always off."""
+class LoraConfig(Spec):
+    """Low-rank adapters on every linear map of the blocks (Hu et al. 2021)."""
 
+    rank: int = Field(default=8, ge=1)
+    """Rank of the update of a matrix."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the modules to adapt, such as `q_proj`; empty: all linear maps of the blocks."""
+
+
+class ProbeConfig(Spec):
+    """A linear probe on frozen features; defaults of Burns et al. (2023, appendix D.2)."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of Adam, constant."""
+    epochs: int = Field(default=200, ge=1)
+    """Passes over the training rows."""
+    batch_size: int = Field(default=128, ge=1)
+    """Examples an optimizer step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of the head."""
+    layer: int = -1
+    """Layer whose hidden state is read; -1: the last."""
+    normalize: bool = True
+    """Whether features are standardised by mean and deviation over the training rows."""
+    num_checkpoints: int = Field(default=0, ge=0)
+    """Points at which `val` and `test` are predicted, evenly over the training; 0: none."""
+    checkpoint: Literal["last", "best_val"] = "last"
+    """Which one the predictions are of: the last, or the one that agrees best with the labels of
+    `val` (weak ones for a student)."""
+
+
+class GenerativeConfig(Spec):
+    """Language-model finetuning on a task's texts."""
+
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the texts."""
+    batch_size: int = Field(default=32, ge=1)
+    """Texts an optimizer step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of matrices."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; it then falls along a cosine."""
+
+
+class TrainConfig(Spec):
+    """Mode, optimizer (AdamW), schedule and length of a training. Dropout is always off."""
+
+    mode: Literal["full", "lora", "probe", "probe_then_finetune"] = "full"
+    """What is trained: all weights, low-rank adapters and the head, a linear probe on cached
+    features, or all weights from a probe's head on (LP-FT, Kumar et al. 2022)."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters; only for `mode = "lora"`."""
+    probe: ProbeConfig = ProbeConfig()
+    """The probe; only for the two modes with one."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate of the backbone (per optimizer step)."""
     head_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the head; None: the same as the backbone's."""
-    head_init: Literal["random", "zero"] = "random"
-    """Head at the start: N(0, 0.02) drawn from the seed, or zeros."""
+    head_init: Literal["random", "zero", "unembedding"] = "random"
+    """Head at the start: N(0, 0.02) drawn from the seed, zeros, or the rows of the unembedding of
+    the label words (Burns et al. 2023, appendix A)."""
+    label_words: tuple[str, ...] = ("0", "1")
+    """Words of the classes for `head_init = "unembedding"`; the head of pairs takes the last."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of matrices; norms, biases and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -35,6 +97,13 @@ class TrainConfig(Spec):
     """How the learning rate goes on after the warm-up: down to 0, or not at all."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient of an update; None: no clipping."""
+    num_checkpoints: int = Field(default=0, ge=0)
+    """Points at which `val` and `test` are predicted, evenly over the training; 0: none. The
+    report then shows the overfitting curve, and the student of the last step, of the best one by
+    weak labels of `val`, and of the best one by ground truth (an oracle), from one run."""
+    checkpoint: Literal["last", "best_val"] = "last"
+    """Which one the predictions are of: the last, or the one that agrees best with the labels of
+    `val` (weak ones for a student); ties go to the earlier one."""
     max_length: int = Field(default=1024, ge=1)
     """Tokens of a row, special tokens included. A longer row loses tokens on the left: the head
     reads the end, where the answer is. The model's own limit applies too. No row is ever dropped,

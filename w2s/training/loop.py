@@ -45,6 +45,7 @@ def finetune(
     config: TrainConfig,
     *,
     seed: int,
+    weights_N: NDArray[np.floating] | None = None,
     replicas: Replicas = ALONE,
     device: str = "cpu",
     precision: Precision = "fp32",
@@ -62,6 +63,7 @@ def finetune(
         loss: training objective.
         config: optimizer, schedule, epochs.
         seed: of the order of the rows.
+        weights_N: sample weights, 0 or more; scaled to a mean of 1. None: all the same.
         replicas: those that train this classifier together.
         device: of this replica.
         precision: of the forward pass; weights, gradients and losses are float32.
@@ -92,9 +94,10 @@ def finetune(
     optimizer = build_optimizer(classifier, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
+    weights = _scaled(weights_N, len(rows))
     autocast = _autocast(device, precision)
     updates = plan_updates(
-        rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
+        rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
     curve = _Curve(len(updates), replicas, device, on_progress)
 
@@ -106,20 +109,23 @@ def finetune(
         own = update[replicas.slice(len(update))]
         # A replica for which the last, small update has no row counts one with weight 0: all send
         # the same messages.
-        seen, weight = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
-        parts = [_part(rows, targets, cut, device) for cut in _cut(seen, micro_batch_size)]
+        seen, share = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
+        cuts = _cut(seen, micro_batch_size)
+        parts = [_part(rows, targets, cut, device) for cut in cuts]
         if loss.needs_whole_batch and (replicas.size > 1 or len(parts) > 1):
             parts = _with_whole_update(
                 classifier, parts, len(own), targets[update].to(device), replicas, autocast
             )
 
         optimizer.zero_grad(set_to_none=True)
-        for part in parts:
-            share = len(part.targets_BC) * weight
+        for part, cut in zip(parts, cuts, strict=True):
             with autocast:
                 output = loss(classifier, part, progress=step / len(updates))
-            (output.loss * share).backward()
-            curve.add(output, share)
+            weights_B = weights[torch.from_numpy(cut)].to(device)
+            # Weighted sums over the parts of the update, divided by all its rows, are its mean.
+            total = (output.losses_B * weights_B).sum() * share
+            total.backward()
+            curve.add(total.detach(), output, len(cut) * share)
         replicas.sum_gradients(parameters)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -156,7 +162,9 @@ def predict(
     classifier.to(device).eval()
     autocast = _autocast(device, precision)
     max_tokens = INFERENCE_TOKENS.get(torch.device(device).type, INFERENCE_TOKENS["cuda"])
-    batches = plan_inference(rows.lengths, max_tokens=max_tokens, max_rows=micro_batch_size)
+    batches = plan_inference(
+        rows.row_lengths * rows.texts_per_row, max_tokens=max_tokens, max_rows=micro_batch_size
+    )
     logprobs_NC = torch.zeros(len(rows), classifier.num_classes, device=device)
     own = batches[replicas.rank :: replicas.size]
     done = 0
@@ -213,9 +221,10 @@ class _Curve:
         self._sums: dict[str, Tensor | float] = {}
         self._steps = 0
 
-    def add(self, output: LossOutput, share: float) -> None:
-        """Count a part of an update, by its share of the update's rows."""
-        for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
+    def add(self, loss: Tensor, output: LossOutput, share: float) -> None:
+        """Count a part of an update: its summand of the loss, its metrics by share of the rows."""
+        self._sums["loss"] = self._sums.get("loss", 0.0) + loss
+        for name, value in output.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * share
 
     def end_step(self, step: int, learning_rate: float) -> None:
@@ -237,6 +246,16 @@ class _Curve:
         self.points.append({"step": float(step), "learning_rate": learning_rate, **point})
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._steps = 0
+
+
+def _scaled(weights_N: NDArray[np.floating] | None, num_rows: int) -> Tensor:
+    """Sample weights [N] with a mean of 1."""
+    if weights_N is None:
+        return torch.ones(num_rows)
+    weights = torch.as_tensor(np.asarray(weights_N), dtype=torch.float32)
+    if len(weights) != num_rows or bool((weights < 0).any()) or not float(weights.sum()) > 0:
+        raise ValueError("sample weights are one per row, 0 or more, and not all 0")
+    return weights / weights.mean()
 
 
 def _cut(indices: NDArray[np.int64], micro_batch_size: int | None) -> list[NDArray[np.int64]]:

@@ -29,7 +29,7 @@ from w2s.stages.ensemble import Ensemble, ShuffledLabels
 from w2s.stages.evaluate import read_evaluation, read_rows
 from w2s.stages.finetune import Finetune
 from w2s.stages.predictions import read_predictions, read_targets, write_predictions
-from w2s.stages.pretrain import model_key
+from w2s.stages.models import model_key
 from w2s.stages.setup import Setup
 from w2s.stages.style import style_features
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts, read_transcripts

@@ -1,0 +1,32 @@
+"""Base models as stages see them: one from outside, or one that a stage of the sweep leaves."""
+
+from pathlib import Path
+
+from pydantic import SerializeAsAny
+
+from w2s.models.source import PretrainedModel
+from w2s.spec import digest
+from w2s.stages.base import Stage, StageContext
+
+MODEL_FOLDER = "model"
+
+
+class ModelStage(Stage):
+    """A stage that leaves a language model: weights, config and tokenizer in `model/`."""
+
+    def size(self) -> int:
+        """Parameters without the embedding tables: the size on the axes of figures."""
+        raise NotImplementedError
+
+
+Model = SerializeAsAny[ModelStage] | PretrainedModel
+
+
+def model_key(model: Model) -> str:
+    """Identity of a base model, wherever it comes from."""
+    return model.key if isinstance(model, ModelStage) else digest(model)
+
+
+def model_location(model: Model, context: StageContext) -> str | Path:
+    """Folder (or hub id) from which `from_pretrained` loads the model."""
+    return context.path(model) / MODEL_FOLDER if isinstance(model, ModelStage) else model.path

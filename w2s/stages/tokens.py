@@ -1,0 +1,137 @@
+"""Token ids of all rows of a task for one model: computed once, shared by everything that reads.
+
+A row is one text, or one per option for a choice among whole texts. Long texts lose tokens on the
+left, so that no row is ever dropped. The files are flat arrays: ids, and the length of each text.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, SerializeAsAny
+
+from w2s.stages.base import Stage, StageContext
+from w2s.stages.data import Prompts, read_prompts
+from w2s.stages.models import Model, model_location
+from w2s.stages.transcripts import read_transcripts
+
+if TYPE_CHECKING:
+    from w2s.training.batching import TokenRows
+
+INDEX_FILE = "index.parquet"
+TOKENS_FILE = "tokens.safetensors"
+CHUNK_TEXTS = 8192
+"""Texts tokenized at once: a tokenizer's own records take far more memory than the ids."""
+
+
+class Tokens(Stage):
+    """The rows of a task as one model's tokenizer cuts them up."""
+
+    model: Model
+    """Model whose tokenizer and longest input count."""
+    prompts: Prompts
+    """The rows."""
+    transcripts: SerializeAsAny[Stage] | None = None
+    """Debates that stand after each text; None: the texts alone."""
+    max_length: int = Field(default=1024, ge=1)
+    """Tokens of a text at most, special tokens included; the model's own limit applies too."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        debated = "-debate" if self.transcripts else ""
+        return f"tokens-{self.model.name.removeprefix('pretrain-')}{debated}"
+
+    def run(self, context: StageContext) -> None:
+        """Write `index.parquet` (split, row_id) and `tokens.safetensors` (ids, lengths, pad_id)."""
+        from safetensors.numpy import save_file
+        from transformers import AutoConfig, AutoTokenizer
+
+        from w2s.models.classifier import longest_input
+        from w2s.training.batching import tokenize
+
+        location = model_location(self.model, context)
+        revision = getattr(self.model, "revision", None) or "main"
+        tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
+        config = AutoConfig.from_pretrained(str(location), revision=revision)
+        limit = min(self.max_length, longest_input(config) or self.max_length)
+
+        frame = self._inputs(context)
+        texts = [text for row in frame["texts"] for text in row]
+        ids, lengths, pad_id = [], [], 0
+        for start in range(0, len(texts), CHUNK_TEXTS):
+            rows = tokenize(tokenizer, texts[start : start + CHUNK_TEXTS], limit)
+            ids.append(rows.ids.numpy().astype(np.int32))
+            lengths.append(rows.lengths.astype(np.int32))
+            pad_id = rows.pad_id
+            context.progress(min(start + CHUNK_TEXTS, len(texts)), len(texts), {})
+        frame[["split", "row_id"]].to_parquet(context.output_dir / INDEX_FILE, index=False)
+        save_file(
+            {
+                "ids": np.concatenate(ids),
+                "lengths": np.concatenate(lengths),
+                "pad_id": np.array([pad_id], dtype=np.int32),
+            },
+            context.output_dir / TOKENS_FILE,
+        )
+
+    def _inputs(self, context: StageContext) -> pd.DataFrame:
+        """split, row_id, texts; transcripts are joined by (split, row_id)."""
+        frame = read_prompts(context.path(self.prompts))
+        texts: list[list[str]] = (
+            [list(options) for options in frame["options"]]
+            if "options" in frame.columns
+            else [[prompt] for prompt in frame["prompt"]]
+        )
+        if self.transcripts is not None:
+            task = self.prompts.task
+            debates = read_transcripts(context.path(self.transcripts))[["split", "row_id", "text"]]
+            joined = frame[["split", "row_id"]].merge(
+                debates, on=["split", "row_id"], how="left", validate="one_to_one"
+            )
+            num_missing = int(joined["text"].isna().to_numpy().sum())
+            if num_missing:
+                raise ValueError(f"{num_missing} rows have no transcript")
+            texts = [
+                [task.with_transcript(text, transcript) for text in row]
+                for row, transcript in zip(texts, joined["text"], strict=True)
+            ]
+        return frame[["split", "row_id"]].assign(texts=texts)
+
+
+class TokenTable(NamedTuple):
+    """A tokens artifact: the rows in file order."""
+
+    index: pd.DataFrame
+    """split, row_id."""
+    rows: "TokenRows"
+    """Token ids; as many texts a row as the task has options."""
+
+    def where(self, mask_N: "np.ndarray[Any, Any]") -> "TokenTable":
+        """The rows for which the mask holds."""
+        chosen = np.flatnonzero(mask_N)
+        return TokenTable(self.index.iloc[chosen].reset_index(drop=True), self.rows.take(chosen))
+
+
+def read_tokens(folder: Path) -> TokenTable:
+    """Read a tokens artifact."""
+    import torch
+    from safetensors.numpy import load_file
+
+    from w2s.training.batching import TokenRows
+
+    index = pd.read_parquet(folder / INDEX_FILE)
+    arrays = load_file(folder / TOKENS_FILE)
+    lengths = arrays["lengths"].astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    return TokenTable(
+        index,
+        TokenRows(
+            ids=torch.from_numpy(arrays["ids"].astype(np.int64)),
+            starts=torch.from_numpy(starts),
+            lengths=lengths,
+            pad_id=int(arrays["pad_id"][0]),
+            texts_per_row=len(lengths) // len(index),
+        ),
+    )
