@@ -29,14 +29,15 @@ from sweeps.results import (
 from sweeps.store import PACKAGES, ArtifactStore
 from w2s.models.source import PretrainedModel, num_parameters
 from w2s.spec import digest
-from w2s.stages import data
 from w2s.stages.base import Stage
+from w2s.stages.data import read_prompts
 from w2s.stages.debate import Debate
 from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.transcripts import read_transcripts
+from w2s.tasks.base import load as load_task
 
 NUM_DEBATES = 3
 ANSWERS = ("incorrect", "correct")
@@ -69,9 +70,9 @@ def summarise(
         tasks=tuple(
             TaskSummary(
                 name=planner.task_label(index),
-                num_rows={split: len(rows) for split, rows in data.load(task).rows.items()},
+                num_rows={split: len(rows) for split, rows in load_task(task).rows.items()},
                 num_classes=task.num_classes,
-                notes=tuple(data.load(task).notes),
+                notes=tuple(load_task(task).notes),
             )
             for index, task in enumerate(sweep.tasks)
         ),
@@ -168,7 +169,7 @@ def _debates(
             continue
         plain, aided = (_test_rows(frames[role.key]) for role in (roles.floor, roles.supervisor))
         debates = read_transcripts(store.local(supervision.transcripts)).set_index("row_id")
-        prompts = data.read_prompts(store.local(supervision.prompts), "test").set_index("row_id")
+        prompts = read_prompts(store.local(supervision.prompts), "test").set_index("row_id")
         helped = aided["correct"] & ~plain["correct"]
         misled = ~aided["correct"] & plain["correct"]
         neither = ~aided["correct"] & ~plain["correct"]

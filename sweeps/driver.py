@@ -32,8 +32,8 @@ from sweeps.store import ArtifactStore
 from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable
 from sweeps.trial import OBJECTIVE
 from sweeps.tune import run_trials
-from w2s.stages import data
 from w2s.stages.evaluate import read_evaluation
+from w2s.tasks.base import load as load_task
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Session:
         check_reachable(runtime.tracking_uri)
         self.planner = Planner(sweep)
         for task in sweep.tasks:
-            data.load(task)
+            load_task(task)
         self.local_dir = local_dir(self.store)
         self.studies = studies_dir(self.store)
         self.book = TrialBook(self.planner)

@@ -115,7 +115,7 @@ class Planner:
             return self._sources[source]
         assert rung.architecture is not None
         assert rung.corpus is not None
-        corpus = rung.corpus.bind(task)
+        corpus = rung.corpus.bind(task, self.sweep.tasks)
         if corpus not in self._corpora:
             self._corpora[corpus] = corpus.fingerprint()
         return Pretrain(

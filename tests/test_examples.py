@@ -9,8 +9,8 @@ from sweeps.plan import Plan, Planner, Point
 from w2s.corpora.base import Corpus
 from w2s.models.architecture import Architecture
 from w2s.spec import parse
-from w2s.stages import data
 from w2s.tasks.almanac import Almanac
+from w2s.tasks.base import load as load_task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -49,7 +49,7 @@ def test_an_example_parses_and_plans(path: Path, model: Path) -> None:
 
 def test_the_embedded_default_has_a_thousand_test_rows_and_four_rungs_that_can_be_served() -> None:
     sweep, _ = load(ROOT / "examples" / "almanac.toml")
-    assert len(data.load(sweep.tasks[0]).rows["test"]) >= 1000
+    assert len(load_task(sweep.tasks[0]).rows["test"]) >= 1000
     assert len(sweep.ladder) == 4
     assert len(sweep.seeds) == 3
     for rung in sweep.ladder:

@@ -12,7 +12,7 @@ from sweeps.config import load
 from sweeps.plan import Planner
 from sweeps.served import served_key
 from w2s.errors import UserError
-from w2s.stages import data
+from w2s.tasks.base import load as load_task
 from w2s.types import Row
 
 
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
     task = sweep.tasks[0]
-    rows = data.load(task).rows["test"]
+    rows = load_task(task).rows["test"]
     if not 0 <= arguments.row < len(rows):
         raise UserError(f"--row {arguments.row}: the test split has rows 0 to {len(rows) - 1}")
     rung = arguments.debater or sweep.ladder[-1].name

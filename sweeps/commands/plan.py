@@ -9,8 +9,8 @@ from rich.table import Table
 from sweeps.config import Runtime, Sweep, load
 from sweeps.plan import Plan, Planner, Point
 from sweeps.store import ArtifactStore
-from w2s.stages import data
 from w2s.stages.base import Stage
+from w2s.tasks.base import load as load_task
 from w2s.types import SPLITS
 
 
@@ -61,7 +61,7 @@ def _splits(console: Console, planner: Planner) -> None:
     table.add_column("test: share of class 1", justify="right")
     notes: list[str] = []
     for index, task in enumerate(planner.sweep.tasks):
-        loaded = data.load(task)
+        loaded = load_task(task)
         rows = loaded.rows
         positive = sum(row.label == 1 for row in rows["test"]) / len(rows["test"])
         counts = (str(len(rows[split])) for split in SPLITS)

@@ -89,7 +89,7 @@ class AlmanacCorpus(Corpus):
     early_exit_weight: float = Field(default=0.5, ge=0)
     """Weight of recalling a fact one layer early, which leaves the last layer to compare."""
 
-    def bind(self, task: "Task") -> Self:
+    def bind(self, task: "Task", tasks: "tuple[Task, ...]" = ()) -> Self:
         """This corpus about the world of an almanac task."""
         world = getattr(task, "world", None)
         if not isinstance(world, World):

@@ -86,8 +86,10 @@ class Corpus(Spec):
     kind: str
     """Name of the corpus: the name of its file."""
 
-    def bind(self, task: "Task") -> Self:
-        """This corpus for models that will be asked `task`; one ladder then serves several worlds.
+    def bind(self, task: "Task", tasks: "tuple[Task, ...]" = ()) -> Self:
+        """This corpus for models that will be asked `task`, one of the sweep's `tasks`.
+
+        Bound alike for all tasks, one ladder serves them all; else each task gets its own.
 
         Raises:
             UserError: the corpus cannot serve this task.

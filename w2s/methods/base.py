@@ -46,8 +46,10 @@ class Method(Spec):
         return setup.supervisor()
 
     def ceiling(self, setup: Setup) -> Stage:
-        """The strong model on ground truth; what a method does to the student's base model before
-        supervision, it does here too."""
+        """The strong model on ground truth.
+
+        What a method does to the student's base model before supervision, it does here too.
+        """
         return setup.ceiling()
 
     def arms(self, setup: Setup) -> dict[str, Stage]:

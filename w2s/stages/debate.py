@@ -17,9 +17,10 @@ from serving.debate.run import run_debates
 from serving.debate.types import Question, Speaker, Transcript
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
-from w2s.stages.data import Prompts, load, read_prompts
+from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, ModelStage, model_key
 from w2s.stages.transcripts import TRANSCRIPTS_FILE
+from w2s.tasks.base import load
 from w2s.types import SPLITS, Split
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Feature vectors of every row: what a frozen model makes of it, computed once, shared by probes."""
+"""Feature vectors of every row: a frozen model's hidden states, computed once for all probes."""
 
 from typing import ClassVar
 

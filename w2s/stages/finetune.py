@@ -14,11 +14,11 @@ from pydantic import Field, SerializeAsAny
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
-from w2s.stages.data import Prompts, load, mean_tokens
+from w2s.stages.data import Prompts
 from w2s.stages.models import Model, ModelStage, model_key, model_location
 from w2s.stages.predictions import read_targets, write_predictions
 from w2s.stages.tokens import Tokens, read_tokens
-from w2s.tasks.base import Task
+from w2s.tasks.base import Task, load, mean_tokens
 from w2s.training.config import TrainConfig
 from w2s.types import Split
 

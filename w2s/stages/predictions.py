@@ -1,8 +1,8 @@
 """Predictions: what every trained model leaves, and how labels are read from it.
 
-One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms) and,
-where labels were selected or weighed, `weight` (0 drops a row from training). Labels are joined by
-row id, never by position.
+One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms)
+and, where labels were selected or weighed, `weight` (0 drops a row from training). Labels are
+joined by row id, never by position.
 """
 
 from pathlib import Path

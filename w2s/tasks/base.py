@@ -4,11 +4,15 @@ A task knows its rows, how a transcript is put into a prompt, and the prompts of
 Adding a task is adding one file here whose name is its `kind`.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from random import Random
+from typing import TypeVar, cast
 
 from serving.debate.prompts import DebatePrompts
+from w2s.errors import UserError
 from w2s.spec import Spec
-from w2s.types import TaskData
+from w2s.types import SPLITS, Split, TaskData
 
 
 class Task(Spec):
@@ -54,3 +58,46 @@ class Task(Spec):
     def permute_values(self, transcript: str, rng: Random) -> str:
         """The transcript with its values consistently exchanged: same style, no evidence."""
         raise NotImplementedError(f"task {self.kind!r} has no values to permute")
+
+
+R = TypeVar("R")
+
+
+def _once(function: Callable[[Task], R]) -> Callable[[Task], R]:
+    """`lru_cache` that keeps the signature: type checkers do not see that a spec has a hash."""
+    return cast("Callable[[Task], R]", lru_cache(maxsize=8)(function))
+
+
+@_once
+def load(task: Task) -> TaskData:
+    """The rows of a task, read once a process.
+
+    Raises:
+        UserError: a split is empty, an id occurs twice, or a group is in two splits.
+    """
+    data = task.load()
+    seen: dict[str, Split] = {}
+    groups: dict[str, Split] = {}
+    for split in SPLITS:
+        if not data.rows.get(split):
+            raise UserError(
+                f"task {task.kind!r} leaves the split {split!r} empty; give it more rows"
+            )
+        for row in data.rows[split]:
+            if row.row_id in seen:
+                raise UserError(
+                    f"task {task.kind!r}: row {row.row_id} is in {seen[row.row_id]} and {split}"
+                )
+            seen[row.row_id] = split
+            if groups.setdefault(row.group, split) != split:
+                raise UserError(
+                    f"task {task.kind!r}: group {row.group!r} is in {groups[row.group]} and {split}"
+                )
+    return data
+
+
+@_once
+def mean_tokens(task: Task) -> float:
+    """A rough number of tokens a prompt has, from its length."""
+    rows = load(task).rows["test"]
+    return max(4.0, sum(len(row.prompt) for row in rows) / len(rows) / 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from w2s.corpora import text
+from w2s.corpora import _packed, text
 from w2s.corpora.base import NO_TARGET, RowGroup
 from w2s.corpora.text import TextCorpus
 from w2s.errors import UserError
@@ -61,13 +61,13 @@ def test_the_tokenizer_gives_back_any_text(folder: Path) -> None:
     tokenizer = corpus(folder).tokenizer()
     for words in ("The owl lives.", "  naïve Ωmega 漢字\n\ttabs", "<b>&amp;</b> 3.14"):
         assert tokenizer.decode(tokenizer(words)["input_ids"]) == words
-    assert tokenizer.eos_token == tokenizer.bos_token == text.END_OF_TEXT
+    assert tokenizer.eos_token == tokenizer.bos_token == _packed.END_OF_TEXT
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
 def test_the_tokenizer_is_the_same_each_time_it_is_trained(folder: Path) -> None:
     first = corpus(folder).tokenizer().get_vocab()
-    text._trained.cache_clear()
+    _packed._trained.cache_clear()
     assert corpus(folder, num_tokens=64).tokenizer().get_vocab() == first
 
 
@@ -79,7 +79,7 @@ def test_the_tokenizer_loads_from_its_folder(folder: Path, tmp_path: Path) -> No
     loaded = AutoTokenizer.from_pretrained(tmp_path / "saved")
     sentence = "The wren lives in the marsh."
     assert loaded(sentence)["input_ids"] == tokenizer(sentence)["input_ids"]
-    assert (loaded.eos_token, loaded.pad_token) == (text.END_OF_TEXT, text.PADDING)
+    assert (loaded.eos_token, loaded.pad_token) == (_packed.END_OF_TEXT, _packed.PADDING)
 
 
 def test_targets_are_the_tokens_that_follow(folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_one_pass_reads_whole_documents_with_end_marks(folder: Path) -> None:
     spec = corpus(folder)
     tokenizer = spec.tokenizer()
     tokens = torch.cat([group.input_ids_BT.flatten() for group in updates(spec, 5)])
-    documents = str(tokenizer.decode(tokens)).split(text.END_OF_TEXT)
+    documents = str(tokenizer.decode(tokens)).split(_packed.END_OF_TEXT)
     sentences = set(pd.read_parquet(folder / "train.parquet")["sentence"])
     assert len(documents) > 20
     assert set(documents[:-1]) <= sentences
@@ -119,14 +119,14 @@ def test_the_budget_is_rounded_up_to_updates(folder: Path) -> None:
 
 def test_a_budget_above_the_text_reads_it_again(folder: Path) -> None:
     spec = corpus(folder)
-    tokens = len(text._encoded(spec.sources, spec.held_out, spec.vocabulary_size).tokens)
+    tokens = len(_packed._encoded(spec.reading(), spec.vocabulary_size).tokens)
     assert len(updates(spec, 3 * tokens // 64)) == 3 * tokens // 64
 
 
 def test_documents_with_a_held_out_text_are_left_out(folder: Path) -> None:
     held_out = [{"path": str(folder), "split": "test", "template": "{question}"}]
     spec = corpus(folder, held_out=held_out)
-    kept = text._documents(spec.sources, spec.held_out)
+    kept = _packed._documents(spec.reading())
     assert len(kept) == len(PLACES) * (len(ANIMALS) - 2)
     assert not [document for document in kept if "newt" in document or "owl" in document]
     assert spec.fingerprint() != corpus(folder).fingerprint()
@@ -142,7 +142,7 @@ def test_a_held_out_text_is_found_word_for_word_only() -> None:
 
 def test_columns_of_lists_are_joined(folder: Path) -> None:
     spec = corpus(folder, template="{words}")
-    assert text._documents(spec.sources, ())[0] == "owl barn"
+    assert _packed._documents(spec.reading())[0] == "owl barn"
 
 
 def test_fingerprint_follows_the_files(folder: Path) -> None:

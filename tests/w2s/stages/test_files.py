@@ -23,17 +23,18 @@ from w2s.models.architecture import Architecture
 from w2s.models.source import PretrainedModel
 from w2s.spec import parse
 from w2s.stages.base import Stage, StageContext
-from w2s.stages.data import GroundTruth, Prompts, load, read_prompts
+from w2s.stages.data import GroundTruth, Prompts, read_prompts
 from w2s.stages.debate import FINISHED_FILE, Debate
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
 from w2s.stages.evaluate import read_evaluation, read_rows
 from w2s.stages.finetune import Finetune
-from w2s.stages.predictions import read_predictions, read_targets, write_predictions
 from w2s.stages.models import model_key
+from w2s.stages.predictions import read_predictions, read_targets, write_predictions
 from w2s.stages.setup import Setup
 from w2s.stages.style import style_features
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts, read_transcripts
 from w2s.tasks.almanac import Almanac
+from w2s.tasks.base import load
 from w2s.training.config import TrainConfig
 
 WORLD = World(
@@ -73,6 +74,7 @@ def setup(model: PretrainedModel) -> Setup:
         data="",
         weak=model,
         strong=model,
+        ladder={"xs": model},
         loss=Xent(),
         supervisor_train=train,
         student_train=train,
@@ -109,8 +111,8 @@ def test_no_file_handed_to_a_student_has_a_ground_truth_column(
     assert len(handed) == 2
     for file, columns in handed.items():
         assert not columns & {"label", "correct", "gt_label", "ground_truth"}, file
-    prompts = [columns for file, columns in handed.items() if "prompts" in file]
-    assert prompts == [{"split", "row_id", "group", "prompt"}]
+    tokens = [columns for file, columns in handed.items() if "index" in file]
+    assert tokens == [{"split", "row_id"}]
 
 
 def test_the_truth_of_each_split_is_a_file_of_its_own(store: ArtifactStore) -> None:
@@ -172,7 +174,7 @@ def test_labels_are_joined_by_id_not_by_position(tmp_path: Path) -> None:
         np.log([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5], [1.0, 1e-9]]),
     )
     targets = read_targets(tmp_path, "strong_train", ["a", "b", "c"], 2)
-    np.testing.assert_allclose(targets, [[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], atol=1e-6)
+    np.testing.assert_allclose(targets.probabilities_NC, [[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], atol=1e-6)
     with pytest.raises(ValueError, match="1 of 2 rows of strong_train have no label"):
         read_targets(tmp_path, "strong_train", ["a", "d"], 2)
 
