@@ -28,14 +28,18 @@ from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
 from w2s.stages.evaluate import Evaluate
+from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
+from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.pretrain import Pretrain
+from w2s.stages.probe import Probe
 from w2s.stages.style import StyleClassifier
+from w2s.stages.tokens import Tokens
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
 from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import Task
 from w2s.tasks.sciq import SciQ
-from w2s.training.config import TrainConfig
+from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "text": {"sources": [{"path": "corpus.parquet", "template": "{text}"}], "num_tokens": 1000},
@@ -61,9 +65,11 @@ def stages() -> list[BaseModel]:
     truth = GroundTruth(task=task, split="weak_train")
     corpus = parse(Corpus, {"kind": "almanac", **REQUIRED["almanac"]})
     model = Pretrain(architecture=Architecture(hidden_size=32, intermediate_size=64), corpus=corpus)
+    tokens = Tokens(model=model, prompts=prompts)
+    features = Features(source=model, tokens=tokens)
     tuned = Finetune(
         model=model,
-        prompts=prompts,
+        tokens=tokens,
         labels=truth,
         train_split="weak_train",
         loss=Xent(),
@@ -77,7 +83,18 @@ def stages() -> list[BaseModel]:
         prompts,
         truth,
         model,
+        tokens,
         tuned,
+        features,
+        Probe(
+            features=features,
+            labels=truth,
+            train_split="weak_train",
+            loss=Xent(),
+            train=ProbeConfig(),
+            seed=0,
+        ),
+        GenerativeFinetune(model=model, tokens=tokens, train=GenerativeConfig(), seed=0),
         debate,
         ShuffledTranscripts(transcripts=debate, seed=0),
         PermutedTranscripts(transcripts=debate, task=task, seed=0),
@@ -97,6 +114,7 @@ def plain() -> list[BaseModel]:
         data="",
         weak=model,
         strong=model,
+        ladder={"xs": model},
         method=Naive(),
         loss=Xent(),
         supervisor_train=TrainConfig(),
@@ -108,6 +126,9 @@ def plain() -> list[BaseModel]:
         World(),
         Architecture(hidden_size=32, intermediate_size=64),
         TrainConfig(),
+        LoraConfig(),
+        ProbeConfig(),
+        GenerativeConfig(),
         DebatePrompts(),
         ServedModel(name="m", path="somewhere"),
         model,
@@ -117,6 +138,10 @@ def plain() -> list[BaseModel]:
 
 OTHER: dict[tuple[str, str], Any] = {
     ("TrainConfig", "betas"): (0.8, 0.99),
+    ("TrainConfig", "label_words"): ("no", "yes"),
+    ("LoraConfig", "target_modules"): ("q_proj",),
+    ("GenerativeFinetune", "splits"): ("weak_train", "strong_train"),
+    ("Experiment", "ladder"): {"other": PretrainedModel(path="somewhere")},
     ("DebatePrompts", "first"): "{question} other",
     ("DebatePrompts", "reply"): "{question} {transcript} other",
     ("DebatePrompts", "later"): "{question} {transcript} other",

@@ -13,6 +13,7 @@ from w2s.losses.confidence import Confidence
 from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage, StageContext
+from w2s.stages.data import GroundTruth
 from w2s.stages.finetune import Finetune
 
 EVERY = [*specs.registered(), *specs.stages(), *specs.plain()]
@@ -80,9 +81,9 @@ def test_a_nested_loss_keeps_its_own_fields_in_the_key() -> None:
 def test_the_key_of_an_input_is_part_of_the_key() -> None:
     finetune = next(stage for stage in specs.stages() if isinstance(stage, Finetune))
     other = Finetune(
-        **{**_fields(finetune), "prompts": type(finetune.prompts)(task=finetune.task, data="new")}
+        **{**_fields(finetune), "labels": GroundTruth(task=finetune.task, split="val", data="new")}
     )
-    assert finetune.identity()["prompts"] == {"key": finetune.prompts.key}
+    assert finetune.identity()["labels"] == {"key": finetune.labels.key}
     assert other.key != finetune.key
 
 
@@ -132,14 +133,18 @@ GOLDEN = {
     "Prompts": "d616a5bd7f3c878d",
     "GroundTruth": "9013aab648eaa060",
     "Pretrain": "8cf42fe661b88112",
-    "Finetune": "51609fecdee493fc",
+    "Tokens": "fc69cc7b4b7de37e",
+    "Finetune": "e7844ec10ae98b33",
+    "Features": "61c7a8bc21142e5a",
+    "Probe": "441e94659c402e3d",
+    "GenerativeFinetune": "edef92c18703ceab",
     "Debate": "7d3286d24054cceb",
     "ShuffledTranscripts": "48711f9d75824294",
     "PermutedTranscripts": "e32f95e8ee015305",
-    "Ensemble": "00e0ba41d8dc9624",
-    "ShuffledLabels": "a63d4a6767243ba3",
+    "Ensemble": "12691a7c99151895",
+    "ShuffledLabels": "e923bff6052de670",
     "StyleClassifier": "ffd24e59e55788b6",
-    "Evaluate": "675c45ede7f66d87",
+    "Evaluate": "e43529ff47b71a32",
 }
 """Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a
 `version` on purpose."""

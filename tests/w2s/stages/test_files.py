@@ -174,7 +174,9 @@ def test_labels_are_joined_by_id_not_by_position(tmp_path: Path) -> None:
         np.log([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5], [1.0, 1e-9]]),
     )
     targets = read_targets(tmp_path, "strong_train", ["a", "b", "c"], 2)
-    np.testing.assert_allclose(targets.probabilities_NC, [[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], atol=1e-6)
+    np.testing.assert_allclose(
+        targets.probabilities_NC, [[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], atol=1e-6
+    )
     with pytest.raises(ValueError, match="1 of 2 rows of strong_train have no label"):
         read_targets(tmp_path, "strong_train", ["a", "d"], 2)
 
