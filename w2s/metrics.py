@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
+SMALLEST_PROBABILITY = 1e-12
+"""Probabilities below count as this where their logarithm is taken."""
 
 
 def correctness(probabilities_NC: Floats, labels_N: Integers) -> Floats:
@@ -62,7 +64,7 @@ def expected_calibration_error(
 def brier(probabilities_NC: Floats, labels_N: Integers) -> float:
     """Mean over rows of the squared distance to the one-hot label: 0 to 2."""
     one_hot_NC = np.eye(probabilities_NC.shape[1])[labels_N]
-    return _mean(((probabilities_NC - one_hot_NC) ** 2).sum(1))
+    return _mean(squared_distances(probabilities_NC, one_hot_NC))
 
 
 def log_loss(logprobs_NC: Floats, labels_N: Integers) -> float:
@@ -110,6 +112,41 @@ def agreement(student_NC: Floats, supervisor_NC: Floats, labels_N: Integers) -> 
     same_N = correctness(student_NC, np.argmax(supervisor_NC, axis=1))
     right_N = correctness(supervisor_NC, labels_N) == 1
     return Agreement(_mean(same_N), _mean(same_N[right_N]), _mean(same_N[~right_N]))
+
+
+def squared_distances(first_NC: Floats, second_NC: Floats) -> Floats:
+    """Squared distance of two probability vectors a row, summed over classes: [N], 0 to 2."""
+    return ((np.asarray(first_NC) - second_NC) ** 2).sum(1)
+
+
+def divergences(first_NC: Floats, second_NC: Floats) -> Floats:
+    """KL(first || second) of two probability vectors a row, in nats: [N]."""
+    first_NC = np.asarray(first_NC, dtype=np.float64)
+    logs_NC = np.log(np.maximum(first_NC, SMALLEST_PROBABILITY))
+    logs_NC -= np.log(np.maximum(second_NC, SMALLEST_PROBABILITY))
+    return (first_NC * logs_NC).sum(1)
+
+
+class Misfit(NamedTuple):
+    """How far a student is from its supervisor's probabilities; NaN without rows."""
+
+    squared: float
+    """Mean squared distance, summed over classes: on the scale of the Brier score."""
+    divergence: float
+    """Mean KL(supervisor || student), in nats."""
+
+
+def misfit(student_NC: Floats, supervisor_NC: Floats) -> Misfit:
+    """Misfit of a student to its weak supervisor, from probabilities.
+
+    Charikar et al. 2024 (theorem 1): for a convex class of students and realizable truth, the
+    squared error of the student is below that of its supervisor by at least the squared misfit.
+    Mulgund and Pabbaraju 2025 put divergences in the place of squares.
+    """
+    return Misfit(
+        _mean(squared_distances(student_NC, supervisor_NC)),
+        _mean(divergences(supervisor_NC, student_NC)),
+    )
 
 
 def _mean(values: Floats) -> float:

@@ -13,6 +13,7 @@ from w2s.metrics import (
     brier,
     expected_calibration_error,
     log_loss,
+    misfit,
     performance_gap_recovered,
 )
 
@@ -99,3 +100,27 @@ def test_agreement_splits_by_the_supervisor() -> None:
 def test_agreement_with_a_faultless_supervisor_has_no_errors_to_repeat() -> None:
     probabilities = two_class([0.9, 0.1])
     assert math.isnan(agreement(probabilities, probabilities, np.array([1, 0])).supervisor_wrong)
+
+
+def test_misfit_equals_hand_worked_numbers() -> None:
+    student, supervisor = two_class([0.5, 0.9]), two_class([0.8, 0.9])
+    found = misfit(student, supervisor)
+    # Row 0: (.5 - .8)^2 in both classes; row 1 agrees.
+    assert found.squared == pytest.approx((2 * 0.09 + 0) / 2)
+    kl = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert found.divergence == pytest.approx(kl / 2)
+
+
+def test_a_student_that_rules_out_what_its_supervisor_says_has_a_finite_misfit() -> None:
+    found = misfit(two_class([0.0]), two_class([1.0]))
+    assert found.squared == 2
+    assert found.divergence == pytest.approx(math.log(1e12))
+
+
+def test_misfit_is_the_gain_where_the_student_is_the_nearest_of_a_convex_class() -> None:
+    # Truth lies in the class (vectors equal on both rows), the supervisor outside; the student is
+    # its projection, so errors and misfit form a right angle (Charikar et al. 2024, theorem 1).
+    truth, supervisor = two_class([0.6, 0.6]), two_class([0.3, 0.7])
+    student = two_class([0.5, 0.5])
+    gain = misfit(truth, supervisor).squared - misfit(truth, student).squared
+    assert gain == pytest.approx(misfit(student, supervisor).squared)

@@ -6,7 +6,23 @@ import numpy as np
 import pytest
 
 from w2s import statistics
-from w2s.statistics import compare, difference, mean
+from w2s.metrics import auroc
+from w2s.statistics import (
+    Resampled,
+    Resamples,
+    compare,
+    constant,
+    difference,
+    gap_recovered,
+    holm,
+    mean,
+    mean_over,
+    median_over,
+    over_seeds,
+    seed_weights,
+    slope,
+    weighted_auroc,
+)
 
 
 def right(rng: np.random.Generator, share: float, seeds: int = 5, rows: int = 400) -> np.ndarray:
@@ -167,3 +183,164 @@ def test_unusable_scores_are_refused(floor: np.ndarray, student: np.ndarray, mes
 def test_groups_must_fit_the_rows() -> None:
     with pytest.raises(ValueError, match="one group per row"):
         statistics.mean(np.ones(3), seed=0, groups=["a", "b"])
+
+
+def number(values: list[float], rows: list[float] | None = None) -> Resampled:
+    """A number with these resamples, and their mean as its point."""
+    array = np.array(values, dtype=float)
+    return Resampled(float(array.mean()), array, array if rows is None else np.array(rows))
+
+
+def test_weighted_auroc_equals_a_hand_worked_number() -> None:
+    scores = np.array([0.1, 0.4, 0.4, 0.8])
+    positive = np.array([False, True, False, True])
+    # Pairs won: (row 1, row 0) 1, (row 1, row 2) tie, (row 3, row 0) 1, (row 3, row 2) 1.
+    alike, weighted = np.ones(4), np.array([2.0, 1.0, 1.0, 3.0])
+    expected = [3.5 / 4, (2 * 1 + 0.5 * 1 + 3 * 2 + 3 * 1) / ((1 + 3) * (2 + 1))]
+    found = weighted_auroc(scores, positive, np.stack([alike, weighted], axis=1))
+    assert found == pytest.approx(expected)
+
+
+def test_weights_of_auroc_are_rows_that_occur_that_often() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 8, 30) / 7  # With many ties.
+    positive = rng.random(30) < 0.4
+    weights = rng.integers(0, 4, (30, 5))
+    expected = [
+        auroc(np.repeat(scores, column), np.repeat(positive, column).astype(int))
+        for column in weights.T
+    ]
+    assert weighted_auroc(scores, positive, weights.astype(float)) == pytest.approx(expected)
+
+
+def test_auroc_without_a_class_in_a_resample_is_left_out_of_the_interval() -> None:
+    weights = np.array([[1.0, 0.0], [1.0, 1.0]])
+    found = weighted_auroc(np.array([0.2, 0.9]), np.array([False, True]), weights)
+    assert found[0] == 1
+    assert math.isnan(found[1])
+    assert Resampled(1.0, found, found).estimate == statistics.Estimate(1.0, 1.0, 1.0)
+
+
+def test_accuracy_and_auroc_are_resampled_on_the_same_rows() -> None:
+    # With scores of 0 and 1, AUROC is the mean of both classes' accuracies.
+    rng = np.random.default_rng(1)
+    positive = np.arange(60) % 2 == 0
+    scores = (rng.random((2, 60)) < np.where(positive, 0.8, 0.3)).astype(float)
+    groups = np.arange(60) // 2  # Both classes in each group: their shares never change.
+    resamples = Resamples(60, seed=0, groups=groups, num_resamples=100)
+    right = np.where(positive, scores, 1 - scores)
+    assert resamples.auroc(scores, positive) == pytest.approx(resamples.means(right))
+    first = resamples.auroc(scores, positive, num_resamples=70)
+    assert first.shape == (2, 70)
+    assert (first == resamples.auroc(scores, positive)[:, :70]).all()
+
+
+def test_interval_of_auroc_is_that_of_its_large_sample_formula() -> None:
+    # Hanley and McNeil 1982, for scores whose AUROC is A: Q1 = A / (2 - A), Q2 = 2 A^2 / (1 + A).
+    rng = np.random.default_rng(2)
+    positive = np.arange(1000) < 500
+    scores = rng.exponential(size=1000) * np.where(positive, 3.0, 1.0)
+    area = auroc(scores, positive.astype(int))
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + 499 * (q1 - area**2) + 499 * (q2 - area**2)
+    resamples = Resamples(1000, seed=0)
+    found = resamples.auroc(scores[None], positive).std()
+    assert found == pytest.approx(math.sqrt(variance / 500**2), rel=0.08)
+
+
+def test_numbers_of_resamples_stay_paired() -> None:
+    first, second = number([0.5, 0.7]), number([0.25, 0.7])
+    assert ((first - second).values_R == [0.25, 0]).all()
+    assert ((first / second).values_R == [2, 1]).all()
+    assert math.isnan((first / constant(0.0, 2)).point)
+    assert mean_over([first, second]).values_R.tolist() == [0.375, 0.7]
+
+
+def test_a_median_is_taken_anew_in_every_resample() -> None:
+    found = median_over([number([1.0, 5.0]), number([2.0, 2.0]), number([3.0, 1.0])])
+    assert found.values_R.tolist() == [2.0, 2.0]
+    assert found.point == 2.0
+
+
+def test_slope_equals_a_hand_worked_number() -> None:
+    numbers = [number([0.8, 0.9]), number([0.7, 0.9]), number([0.3, 0.9])]
+    # Places -1, 0, 1 about their mean: (.3 - .8) / 2 and 0.
+    found = slope([3.0, 4.0, 5.0], numbers)
+    assert found.values_R == pytest.approx([-0.25, 0.0])
+    assert found.values_R == pytest.approx(
+        [np.polyfit([3, 4, 5], [n.values_R[r] for n in numbers], 1)[0] for r in range(2)]
+    )
+    with pytest.raises(ValueError, match="two different places"):
+        slope([3.0, 3.0], numbers[:2])
+
+
+def test_a_gap_that_reaches_zero_has_no_ratio() -> None:
+    assert gap_recovered(number([0.1] * 4), number([0.2, 0.3, 0.2, -0.1])) is None
+    found = gap_recovered(number([0.1, 0.2]), number([0.2, 0.4]))
+    assert found is not None
+    assert found.values_R.tolist() == [0.5, 0.5]
+
+
+def test_p_value_is_that_of_the_normal_distribution() -> None:
+    # Standard error 1 and a difference of 1.96.
+    found = Resampled(1.959964, np.array([0.959964, 2.959964]), np.zeros(2))
+    assert found.p_value == pytest.approx(0.05, abs=1e-6)
+    assert constant(0.0).p_value == 1.0
+    assert constant(0.1).p_value == 0.0
+
+
+def test_p_values_of_no_difference_are_uniform() -> None:
+    rng = np.random.default_rng(3)
+    p_values = []
+    for _ in range(150):
+        scores = right(rng, 0.6, seeds=2, rows=150)
+        resamples = Resamples(150, seed=0, num_resamples=300)
+        weights = seed_weights(1, stream=0, seed=0, num_resamples=300)
+        first, second = (
+            over_seeds(s.mean(1), resamples.means(s), weights) for s in (scores[:1], scores[1:])
+        )
+        p_values.append((first - second).p_value)
+    assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.11
+    assert 0.4 < np.mean(np.array(p_values) < 0.5) < 0.6
+
+
+def test_holm_equals_a_hand_worked_example() -> None:
+    # Sorted .005, .01, .03, .04 times 4, 3, 2, 1 = .02, .03, .06, .04; none below one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_of_one_test_changes_nothing_and_none_exceeds_one() -> None:
+    assert holm([0.2]) == [0.2]
+    assert holm([0.9, 0.8, 0.7]) == [1.0, 1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_power_of_rows_alone_follows_the_square_root() -> None:
+    # Standard error .1 from rows: 2.8016 * .1 is found; a fifth of it needs 25 times the rows.
+    found = number([-0.1, 0.1]).power(100, effect=0.2801585 / 5)
+    assert found.detectable == pytest.approx(0.2801585)
+    assert found.num_rows == pytest.approx(2500, abs=1)
+
+
+def test_no_number_of_rows_makes_up_for_seeds_that_differ() -> None:
+    seeds_differ = number([-0.1, 0.1], rows=[-0.01, 0.01])
+    assert seeds_differ.power(100, effect=0.1).num_rows is None
+    # Detectable .28; at .3 the seeds leave (.3 / 2.8016)^2 - .0099 for rows that now have .0001.
+    found = seeds_differ.power(100, effect=0.3)
+    assert found.num_rows == math.ceil(100 * 0.0001 / ((0.3 / 2.801585) ** 2 - 0.0099))
+
+
+def test_power_finds_an_effect_of_the_detectable_size_four_times_in_five() -> None:
+    rng = np.random.default_rng(4)
+    rows, num_found = 400, 0
+    weights = seed_weights(1, stream=0, seed=0, num_resamples=200)
+    resamples = Resamples(rows, seed=0, num_resamples=200)
+    effect = 2.801585 * math.sqrt(0.2 / rows)  # One row in five differs, by one.
+    for _ in range(300):
+        draws = rng.random(rows)
+        scores = np.where(
+            draws < (0.2 + effect) / 2, 1.0, np.where(draws > 0.9 + effect / 2, -1.0, 0.0)
+        )[None]
+        found = over_seeds(scores.mean(1), resamples.means(scores), weights)
+        num_found += found.p_value < 0.05
+    assert 0.72 < num_found / 300 < 0.88
