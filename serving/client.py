@@ -1,4 +1,4 @@
-"""How completions are asked for: bounded, batched, retried, each prompt with its own seed.
+"""How completions and scores are asked for: bounded, batched, retried, each prompt with its seed.
 
 `CompletionClient` is what callers hold. `BatchingClient` is its one implementation: it cuts the
 prompts into requests, keeps a bounded number in flight, tries failed ones again, and hands results
@@ -8,8 +8,8 @@ over as they finish. A backend gives it a `Transport`, which sends one request a
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -18,7 +18,11 @@ from serving.messages import Completion, Sampling, ServingSpec
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+Scores = tuple[float, ...]
+"""Log-probability of each choice as what comes after one prompt, in nats."""
 OnCompletion = Callable[[int, Completion], None]
+OnScores = Callable[[int, Scores], None]
 
 
 class RequestPolicy(ServingSpec, frozen=True):
@@ -65,6 +69,30 @@ class CompletionClient(Protocol):
         """
         ...
 
+    async def score(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[str],
+        on_scores: OnScores | None = None,
+    ) -> list[Scores]:
+        """How likely each choice is as what comes after each prompt; nothing is sampled.
+
+        Args:
+            prompts: texts to go on from.
+            choices: texts that may come next, the same for all prompts. Prompt and choice are
+            tokenized together: a choice brings its own leading space.
+            on_scores: called with a prompt's index and scores as soon as its request is done.
+
+        Returns:
+            For each prompt the log-probability of each choice, in nats: the sum over its tokens
+            (see `serving.scoring` for a token that spans prompt and choice).
+
+        Raises:
+            CompletionFailed: a request failed for good, or the server cannot say how likely a text
+            is; the other requests were cancelled.
+        """
+        ...
+
     def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece; the pieces add up to the text."""
         ...
@@ -78,7 +106,7 @@ class Transport(Protocol):
     """Sends one request; knows nothing of bounds and retries."""
 
     seeds_per_request: bool
-    """Whether one request can carry prompts with different seeds."""
+    """Whether one request can carry several prompts, with different seeds."""
 
     async def send(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], timeout_s: float
@@ -89,6 +117,12 @@ class Transport(Protocol):
             TransientFailure: another attempt may work.
             CompletionFailed: it will not.
         """
+        ...
+
+    async def score(
+        self, prompts: Sequence[str], choices: Sequence[str], timeout_s: float
+    ) -> list[Scores]:
+        """Score the choices after the prompts of one request; raises as `send` does."""
         ...
 
     def stream(
@@ -135,20 +169,26 @@ class BatchingClient:
     ) -> list[Completion]:
         """Complete every prompt; see `CompletionClient.complete`."""
         assert len(prompts) == len(seeds), f"{len(prompts)} prompts but {len(seeds)} seeds"
-        size = self._policy.prompts_per_request if self._transport.seeds_per_request else 1
-        results: list[Completion | None] = [None] * len(prompts)
+        timeout_s = self._policy.timeout_s
+        return await self._in_requests(
+            len(prompts),
+            lambda part: self._transport.send(prompts[part], sampling, seeds[part], timeout_s),
+            on_completion,
+        )
 
-        async def request(start: int) -> None:
-            part = slice(start, start + size)
-            async with self._slots:
-                completions = await self._attempt(prompts[part], sampling, seeds[part])
-            for index, completion in enumerate(completions, start):
-                results[index] = completion
-                if on_completion is not None:
-                    on_completion(index, completion)
-
-        await run_all(request(start) for start in range(0, len(prompts), size))
-        return [result for result in results if result is not None]
+    async def score(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[str],
+        on_scores: OnScores | None = None,
+    ) -> list[Scores]:
+        """Score the choices after every prompt; see `CompletionClient.score`."""
+        timeout_s = self._policy.timeout_s
+        return await self._in_requests(
+            len(prompts),
+            lambda part: self._transport.score(prompts[part], choices, timeout_s),
+            on_scores,
+        )
 
     async def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece; not retried, because pieces are already out."""
@@ -162,26 +202,43 @@ class BatchingClient:
         """Give connections back."""
         await self._transport.aclose()
 
-    async def _attempt(
-        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
+    async def _in_requests(
+        self,
+        num_prompts: int,
+        send: Callable[[slice], Awaitable[list[R]]],
+        on_result: Callable[[int, R], None] | None,
+    ) -> list[R]:
+        """Cut the prompts into requests, keep a bounded number of them in flight."""
+        size = self._policy.prompts_per_request if self._transport.seeds_per_request else 1
+        results: dict[int, R] = {}
+
+        async def request(start: int) -> None:
+            part = slice(start, min(start + size, num_prompts))
+            async with self._slots:
+                found = await self._attempt(part.stop - part.start, lambda: send(part))
+            for index, result in enumerate(found, start):
+                results[index] = result
+                if on_result is not None:
+                    on_result(index, result)
+
+        await run_all(request(start) for start in range(0, num_prompts, size))
+        return [results[index] for index in range(num_prompts)]
+
+    async def _attempt(self, num_prompts: int, send: Callable[[], Awaitable[list[R]]]) -> list[R]:
         policy = self._policy
         for attempt in range(1, policy.max_attempts + 1):
             try:
-                completions = await asyncio.wait_for(
-                    self._transport.send(prompts, sampling, seeds, policy.timeout_s),
-                    policy.timeout_s,
-                )
-                if len(completions) != len(prompts):
+                results = await asyncio.wait_for(send(), policy.timeout_s)
+                if len(results) != num_prompts:
                     raise CompletionFailed(
-                        f"asked for {len(prompts)} completions, got {len(completions)}"
+                        f"asked about {num_prompts} prompts, got {len(results)} answers"
                     )
-                return completions
+                return results
             except (TransientFailure, TimeoutError) as error:
                 cause = str(error) or f"no answer within {policy.timeout_s:g} s"
                 if attempt == policy.max_attempts:
                     raise CompletionFailed(
-                        f"{len(prompts)} prompts failed after {attempt} attempts: {cause}"
+                        f"{num_prompts} prompts failed after {attempt} attempts: {cause}"
                     ) from error
                 delay = self._delay_s(attempt, getattr(error, "retry_after_s", None))
                 log.warning("attempt=%d failed, next in %.1f s: %s", attempt, delay, cause)

@@ -1,9 +1,10 @@
 """The replica of a served model: Ray Serve's `LLMServer` with a seed for every prompt.
 
 The OpenAI routes allow one seed a request, so a list of prompts would share it. `SeededLLMServer`
-adds two methods for callers inside the cluster: `complete_batch` takes a list of prompts and a list
-of seeds, `stream_one` yields text. Its HTTP routes are vLLM's own, served by the replica itself: no
-ingress process in between, which is one start-up and one hop less.
+adds three methods for callers inside the cluster: `complete_batch` takes a list of prompts and a
+list of seeds, `score_batch` says how likely each of some texts is as what comes next, `stream_one`
+yields text. Its HTTP routes are vLLM's own, served by the replica itself: no ingress process in
+between, which is one start-up and one hop less.
 
 Imported by the process that deploys and by replicas only: it loads Ray Serve, vLLM and torch (10 s
 of one core).
@@ -18,10 +19,14 @@ from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm import TokensPrompt
+from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind, SamplingParams
 from vllm.utils import random_uuid
 
+from serving.client import Scores
+from serving.errors import ServingInputError
 from serving.messages import Completion, Sampling
+from serving.scoring import Continuations, continuations
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +94,71 @@ class SeededLLMServer(LLMServer):
                 )
             )
         )
+
+    async def score_batch(self, prompts: Sequence[str], choices: Sequence[str]) -> list[Scores]:
+        """Log-probability of each choice after every prompt, in nats.
+
+        Choices of one token each cost one forward pass of the prompt. Longer ones cost one more for
+        every token that is not the last of its choice, whose prompt the prefix cache has read.
+
+        Raises:
+            ServingInputError: choices that cannot be told apart, or tokens the model does not have.
+            ValueError: a prompt leaves no room for a choice.
+        """
+        cut = self._continuations(prompts, choices)
+        return list(await asyncio.gather(*(self._score(one) for one in cut)))
+
+    def _continuations(
+        self, prompts: Sequence[str], choices: Sequence[str]
+    ) -> list[Continuations[int]]:
+        tokenizer = self._client().get_tokenizer()
+        texts = [prompt + choice for prompt in prompts for choice in ("", *choices)]
+        ids = tokenizer(texts)["input_ids"]
+        size = len(choices) + 1
+        found = []
+        for start in range(0, len(texts), size):
+            prompt_ids, *whole_ids = ids[start : start + size]
+            one = continuations(prompt_ids, whole_ids, choices)
+            for choice, tail in zip(choices, one.tails, strict=True):
+                if tokenizer.unk_token_id in tail:
+                    raise ServingInputError(
+                        f"choice {choice!r} has a word that the model's tokenizer does not know; "
+                        "give texts in its vocabulary"
+                    )
+            found.append(one)
+        return found
+
+    async def _score(self, one: Continuations[int]) -> Scores:
+        wanted = one.next_tokens()
+        if (most := max(map(len, wanted.values()))) > MAX_LOGPROB_TOKEN_IDS:
+            raise ServingInputError(
+                f"{most} choices go on differently at one token; at most {MAX_LOGPROB_TOKEN_IDS} "
+                "can be scored"
+            )
+        found = await asyncio.gather(
+            *(
+                self._logprobs([*one.context, *beginning], tokens)
+                for beginning, tokens in wanted.items()
+            )
+        )
+        return one.scores(dict(zip(wanted, found, strict=True)))
+
+    async def _logprobs(self, context: list[int], tokens: list[int]) -> dict[int, float]:
+        """Log-probability of each token as the next one."""
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprob_token_ids=tokens,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final = None
+        prompt = TokensPrompt(prompt_token_ids=context)
+        async for output in self._client().generate(prompt, params, random_uuid()):
+            final = output
+        assert final is not None, "the engine ended a request without output"
+        (position,) = final.outputs[0].logprobs
+        return {token: position[token].logprob for token in tokens}
 
     async def stream_one(
         self, prompt: str, sampling: Sampling, seed: int

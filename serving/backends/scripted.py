@@ -1,8 +1,10 @@
 """Canned replies instead of a model, for tests: a prompt gets `replies[seed % len(replies)]`.
 
-Words stand for tokens: a reply is cut at `max_tokens` words and before the first stop string.
+Words stand for tokens: a reply is cut at `max_tokens` words and before the first stop string. A
+choice is the likelier the more often the prompt has it: one occurrence more than it has counts.
 """
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from serving.backends.base import Backend
-from serving.client import BatchingClient, CompletionClient, RequestPolicy
+from serving.client import BatchingClient, CompletionClient, RequestPolicy, Scores
 from serving.debate.prompts import first_words
 from serving.messages import Completion, Sampling
 from serving.models import Endpoint, Placement, ServedModel
@@ -54,6 +56,14 @@ class ScriptedTransport:
         """One reply per prompt."""
         self.prompts.extend(prompts)
         return [self._reply(sampling, seed) for seed in seeds]
+
+    async def score(
+        self, prompts: Sequence[str], choices: Sequence[str], timeout_s: float
+    ) -> list[Scores]:
+        """Logarithm of each choice's share of what the prompt has of all choices."""
+        self.prompts.extend(prompts)
+        counts = [[1 + prompt.count(choice) for choice in choices] for prompt in prompts]
+        return [tuple(math.log(count / sum(row)) for count in row) for row in counts]
 
     async def stream(
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from serving.backends.base import Backend
-from serving.client import BatchingClient, CompletionClient, RequestPolicy
+from serving.client import BatchingClient, CompletionClient, RequestPolicy, Scores
 from serving.errors import CompletionFailed, DeploymentFailed, ServingInputError, TransientFailure
 from serving.messages import Completion, Sampling
 from serving.models import Endpoint, Placement, ServedModel, check_servable
@@ -118,22 +118,13 @@ class HandleTransport:
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], timeout_s: float
     ) -> list[Completion]:
         """Complete the prompts of one request; see `Transport.send`."""
-        from ray.exceptions import RayActorError, RayTaskError
-        from ray.serve.exceptions import BackPressureError, RayServeException
+        return await self._answer("complete_batch", list(prompts), sampling, list(seeds))
 
-        response = self._handle.complete_batch.remote(list(prompts), sampling, list(seeds))
-        try:
-            return await response
-        except asyncio.CancelledError:
-            # Else the engine would go on with what nobody waits for.
-            response.cancel()
-            raise
-        except (RayActorError, BackPressureError) as error:
-            raise TransientFailure(f"replica lost or busy: {error}") from error
-        except RayTaskError as error:
-            raise CompletionFailed(f"the engine refused: {error.cause}") from error
-        except RayServeException as error:
-            raise CompletionFailed(f"no such deployment: {error}") from error
+    async def score(
+        self, prompts: Sequence[str], choices: Sequence[str], timeout_s: float
+    ) -> list[Scores]:
+        """Score the choices after the prompts of one request; see `Transport.score`."""
+        return await self._answer("score_batch", list(prompts), list(choices))
 
     async def stream(
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
@@ -146,6 +137,25 @@ class HandleTransport:
 
     async def aclose(self) -> None:
         """Nothing: a handle's connections belong to the process."""
+
+    async def _answer(self, method: str, *arguments: object) -> Any:
+        """Call a method of a replica; its errors become ours."""
+        from ray.exceptions import RayActorError, RayTaskError
+        from ray.serve.exceptions import BackPressureError, RayServeException
+
+        response = getattr(self._handle, method).remote(*arguments)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            # Else the engine would go on with what nobody waits for.
+            response.cancel()
+            raise
+        except (RayActorError, BackPressureError) as error:
+            raise TransientFailure(f"replica lost or busy: {error}") from error
+        except RayTaskError as error:
+            raise CompletionFailed(f"the engine refused: {error.cause}") from error
+        except RayServeException as error:
+            raise CompletionFailed(f"no such deployment: {error}") from error
 
 
 def _start_serve(http_port: int) -> str:

@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -253,6 +254,117 @@ def test_delays_double_up_to_the_bound_and_respect_the_servers_wish(delays: list
     assert len(delays) == 5
     assert all(delay <= bound for delay, bound in zip(delays, (1, 2, 4, 4), strict=False))
     assert delays[4] == 7.0
+
+
+def words_after(prompt: str, logprobs: dict[str, float]) -> tuple[list[str], list[float | None]]:
+    """Tokens of a text, one a word with its leading space, and canned log-probabilities."""
+    tokens = [word if index == 0 else f" {word}" for index, word in enumerate(prompt.split(" "))]
+    return tokens, [None, *(logprobs.get(token, -9.0) for token in tokens[1:])]
+
+
+def echo(body: dict, logprobs: dict[str, float]) -> web.Response:
+    """The reply of a server that echoes its prompts, in an order of its own."""
+    assert (body["echo"], body["max_tokens"], body["logprobs"]) == (True, 0, 1)
+    choices = []
+    for index, text in enumerate(body["prompt"]):
+        tokens, values = words_after(text, logprobs)
+        told = {"tokens": tokens, "token_logprobs": values}
+        choices.append({"index": index, "text": text, "logprobs": told})
+    return web.json_response({"choices": choices[::-1]})
+
+
+async def ask_scores(
+    handler: Handler, prompts: list[str], choices: list[str], top_logprobs: int = 0
+) -> list[tuple[float, ...]]:
+    async with server(handler) as url:
+        backend = OpenaiApi(base_url=url, top_logprobs=top_logprobs)
+        endpoint = await asyncio.to_thread(backend.deploy, MODEL, Placement())
+        client = backend.client(endpoint, FAST)
+        try:
+            return await client.score(prompts, choices)
+        finally:
+            await client.aclose()
+
+
+def test_scores_are_sums_over_the_echoed_tokens_of_each_choice():
+    bodies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return echo(bodies[-1], {" 1": -0.5, " 0": -1.0, " not": -2.0, " sure": -0.25})
+
+    scores = asyncio.run(ask_scores(handler, ["x is", "y is"], [" 1", " 0", " not sure"]))
+    assert scores == [(-0.5, -1.0, -2.25)] * 2
+    texts = sorted((body["prompt"] for body in bodies), key=lambda prompts: prompts[0])
+    assert texts[0] == ["x is", "x is 1", "x is 0", "x is not sure"]
+    assert "seed" not in bodies[0]
+
+
+def test_overload_is_retried_when_choices_are_scored():
+    calls = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=503) if calls < 3 else echo(await request.json(), {" 1": -1.0})
+
+    assert asyncio.run(ask_scores(handler, ["x is"], [" 1"])) == [(-1.0,)]
+    assert calls == 3
+
+
+def test_server_that_does_not_echo_is_told_apart_and_the_way_out_is_named():
+    async def without_logprobs(request: web.Request) -> web.Response:
+        return completion("x is 1")
+
+    async def only_new_tokens(request: web.Request) -> web.Response:
+        told = {"tokens": [" and"], "token_logprobs": [-1.0]}
+        choices = [{"index": i, "text": " and", "logprobs": told} for i in range(3)]
+        return web.json_response({"choices": choices})
+
+    async def refuses(request: web.Request) -> web.Response:
+        return web.Response(status=400, text="echo is not supported")
+
+    for handler in (without_logprobs, only_new_tokens, refuses):
+        with pytest.raises(CompletionFailed, match=r"must echo a prompt.*set top_logprobs"):
+            asyncio.run(ask_scores(handler, ["x is"], [" 1", " 0"]))
+
+
+def test_choices_are_found_among_the_most_likely_first_tokens_or_refused():
+    async def handler(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (body["logprobs"], body["max_tokens"], body["prompt"]) == (3, 1, "x is")
+        told = {"top_logprobs": [{" 1": -0.5, " 0": -1.5, " the": -3.0}]}
+        return web.json_response({"choices": [{"index": 0, "text": " 1", "logprobs": told}]})
+
+    asked = asyncio.run(ask_scores(handler, ["x is"], [" 0", " 1"], top_logprobs=3))
+    assert asked == [(-1.5, -0.5)]
+    with pytest.raises(CompletionFailed, match=r"' no' is not among .*' the'.*raise top_logprobs"):
+        asyncio.run(ask_scores(handler, ["x is"], [" 1", " no"], top_logprobs=3))
+
+
+def test_scores_come_in_the_order_of_the_prompts_however_they_are_batched():
+    handed: dict[int, tuple[float, ...]] = {}
+    sizes: list[int] = []
+
+    class Counting(ScriptedTransport):
+        async def score(self, prompts, choices, timeout_s) -> list[tuple[float, ...]]:
+            sizes.append(len(prompts))
+            await asyncio.sleep(0.01 * (3 - len(sizes)))
+            return await super().score(prompts, choices, timeout_s)
+
+    async def run() -> list[tuple[float, ...]]:
+        policy = FAST.model_copy(update={"prompts_per_request": 2})
+        client = BatchingClient(Counting(("a",)), policy)
+        prompts = ["yes " * count for count in range(5)]
+        return await client.score(prompts, ["yes", "no"], handed.__setitem__)
+
+    scores = asyncio.run(run())
+    # With n times `yes` in the prompt the script says yes in n + 1 of n + 2 cases.
+    assert [math.exp(score[0]) for score in scores] == pytest.approx(
+        [1 / 2, 2 / 3, 3 / 4, 4 / 5, 5 / 6]
+    )
+    assert sizes == [2, 2, 1]
+    assert [handed[index] for index in range(5)] == scores
 
 
 def test_seeds_tell_coordinates_apart_and_stay_the_same():

@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from serving.backends.openai_api import OpenaiApi
 from serving.backends.vllm import Vllm
-from serving.client import RequestPolicy
+from serving.client import CompletionClient, RequestPolicy
 from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.sequential import Sequential
 from serving.debate.run import live_debate, run_debates
@@ -66,6 +70,26 @@ def save_tiny_llama(folder: Path) -> None:
         bos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@cache
+def loaded(path: str) -> tuple[Any, Any]:
+    """The model in transformers, in float32, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+def log_probability(model: ServedModel, prompt: str, choice: str) -> float:
+    """Of the choice after the prompt, from one forward pass of transformers."""
+    import torch
+
+    network, tokenizer = loaded(model.path)
+    start = len(tokenizer(prompt)["input_ids"])
+    ids = torch.tensor([tokenizer(prompt + choice)["input_ids"]])
+    with torch.inference_mode():
+        logprobs_TV = network(ids).logits[0].log_softmax(-1)
+    return sum(float(logprobs_TV[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +154,45 @@ def test_prompt_without_room_for_an_answer_is_refused_with_the_reason(endpoint: 
 
     with pytest.raises(CompletionFailed, match="maximum context length is 128"):
         asyncio.run(run())
+
+
+def test_scores_are_the_log_softmax_of_the_model(endpoint: Endpoint, model: ServedModel):
+    choices = [" w3", " w4", " w3 w5", " w6 w7 w8"]
+    prompts = [f"Q: w{index} w{index + 1} w{index + 2}" for index in range(20)] + ["w9 " * 100]
+    scores = asyncio.run(Vllm().client(endpoint).score(prompts, choices))
+    wanted = [[log_probability(model, prompt, choice) for choice in choices] for prompt in prompts]
+    # The server computes in bf16.
+    assert np.asarray(scores) == pytest.approx(np.asarray(wanted), abs=1e-2)
+
+
+def test_scores_over_http_are_those_of_the_handle(endpoint: Endpoint):
+    backend = OpenaiApi(base_url=endpoint.base_url)
+    remote = backend.deploy(ServedModel(name=endpoint.model, path=endpoint.model), Placement())
+    choices = [" w3", " w3 w5", " w4"]
+
+    async def ask(client: CompletionClient) -> list[tuple[float, ...]]:
+        scores = await client.score(PROMPTS[:8], choices)
+        await client.aclose()
+        return scores
+
+    by_http = asyncio.run(ask(backend.client(remote)))
+    by_handle = asyncio.run(ask(Vllm().client(endpoint)))
+    assert np.asarray(by_http) == pytest.approx(np.asarray(by_handle), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ([" w1", " w1"], r"' w1' and ' w1' are the same tokens"),
+        ([" w1", " never"], r"' never' has a word that the model's tokenizer does not know"),
+        ([" w1", ""], r"choice '' adds no token"),
+    ],
+)
+def test_choices_the_model_cannot_tell_apart_are_refused(
+    endpoint: Endpoint, choices: list[str], message: str
+):
+    with pytest.raises(CompletionFailed, match=message):
+        asyncio.run(Vllm().client(endpoint).score(["Q: w1"], choices))
 
 
 def test_openai_client_reaches_the_model_over_http(endpoint: Endpoint):
