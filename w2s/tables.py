@@ -1,9 +1,12 @@
 """Tables of text from where people keep them: a hub id, a folder with a file a split, or one file.
 
-`locate` decides which of the three a `path` is. `read` gives the rows of one split as a data frame
-whose needed columns are there; `fingerprint` is a digest of the content, so that changed data makes
-new keys. Whatever is wrong raises `UserError` and says what was found. Local files never touch the
-network.
+`locate` decides which of the three a `path` is. `splits` lists the splits that are there. `read`
+gives the rows of one split as a data frame whose needed columns are there; `place` names one of its
+rows for a message; `fingerprint` is a digest of the content, so that changed data makes new keys.
+Whatever is wrong raises `UserError` and says what was found. Local files never touch the network.
+
+A `subset` is a configuration of a hub id. Under a local folder it is the folder or the file of that
+name, where there is one.
 """
 
 import hashlib
@@ -12,24 +15,34 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from w2s.errors import UserError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 FORMATS = ("parquet", "jsonl", "json", "csv", "tsv")
 """File name endings that can be read."""
+
+PARQUET_EXPORT = "refs/convert/parquet"
+"""Branch on which the hub keeps a parquet copy of repositories that hold a loading script."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def locate(path: str) -> Path | None:
-    """The file or folder that `path` names, or None if it is a hub id.
+def locate(path: str, subset: str | None = None) -> Path | None:
+    """The file or folder that `path` and `subset` name, or None if it is a hub id.
 
     Raises:
         UserError: nothing is there, and it does not look like a hub id.
     """
     local = Path(path).expanduser()
+    if local.is_dir() and subset is not None:
+        inside = [local / subset, *(local / f"{subset}.{ending}" for ending in FORMATS)]
+        return next((found for found in inside if found.exists()), local)
     if local.exists():
         return local
     if _HUB_ID.fullmatch(path) and not path.endswith(tuple(f".{ending}" for ending in FORMATS)):
@@ -40,14 +53,31 @@ def locate(path: str) -> Path | None:
     )
 
 
-def has_splits(path: str) -> bool:
-    """Whether the data come in splits; one file does not."""
-    local = locate(path)
-    return local is None or local.is_dir()
+def splits(path: str, names: Sequence[str], subset: str | None = None) -> list[str] | None:
+    """Those of `names` that a folder has files for; None for one file, which has no splits.
+
+    Of a hub id all are taken to be there.
+
+    Raises:
+        UserError: no such data, or a folder with none of them.
+    """
+    local = locate(path, subset)
+    if local is None:
+        return list(names)
+    if local.is_file():
+        return None
+    found = [name for name in names if _find(local, name)]
+    if not found:
+        raise UserError(_no_file(local, names))
+    return found
 
 
 def read(
-    path: str, split: str, columns: Sequence[str], revision: str | None = None
+    path: str,
+    split: str,
+    columns: Sequence[str],
+    revision: str | None = None,
+    subset: str | None = None,
 ) -> pd.DataFrame:
     """The rows of one split, the needed columns only, in the order they are kept.
 
@@ -58,37 +88,58 @@ def read(
             `data`.
         columns: what is needed.
         revision: commit, branch or tag of a hub id.
+        subset: configuration of a hub id; folder or file inside a local folder, where it has one.
 
     Raises:
         UserError: no such data, split or column; unreadable file; no rows.
     """
-    frame = _whole(path, split, revision)
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise UserError(
-            f"data {path!r}, split {split!r}: no column {', '.join(map(repr, missing))}; "
-            f"found: {', '.join(map(str, frame.columns))}; needed: {', '.join(columns)}"
-        )
+    local = locate(path, subset)
+    if local is None:
+        rows = _from_hub(path, split, revision, subset)
+        _check_columns(f"data {path!r}, split {split!r}", rows.column_names, columns)
+        frame = rows.select_columns(list(columns)).to_pandas()
+    else:
+        if revision is not None:
+            raise UserError(f"`revision` is for hub ids; {path!r} is on this machine: leave it out")
+        parts = [_from_file(file, columns) for file in _files(local, split)]
+        frame = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    assert isinstance(frame, pd.DataFrame)
     if frame.empty:
         raise UserError(f"data {path!r}: split {split!r} has no rows")
-    selected = frame[list(columns)]
-    assert isinstance(selected, pd.DataFrame)
-    return selected
+    return frame
 
 
-def fingerprint(path: str, splits: Sequence[str], revision: str | None = None) -> str:
+def place(path: str, split: str, row: int, subset: str | None = None) -> str:
+    """Where a row of `read` is, for a message: the file and the row in it, from 1 on."""
+    local = locate(path, subset)
+    if local is None:
+        return f"data {path!r}, split {split!r}, row {row + 1}"
+    for file in _files(local, split):
+        number = len(_from_file(file, ()))
+        if row < number:
+            return f"{str(file)!r}, row {row + 1}"
+        row -= number
+    raise AssertionError("a row that was read is in none of the files")
+
+
+def fingerprint(
+    path: str, splits: Sequence[str], revision: str | None = None, subset: str | None = None
+) -> str:
     """Digest (16 hex digits) of these splits: of the files' bytes, or of the rows from the hub.
 
     Raises:
         UserError: no such data.
     """
-    local = locate(path)
+    local = locate(path, subset)
     sha = hashlib.sha256()
-    for split in splits if has_splits(path) else splits[:1]:
+    for split in splits[:1] if local is not None and local.is_file() else splits:
         sha.update(f"{split}\n".encode())
         if local is None:
-            records = _from_hub(path, split, revision).to_json(orient="records")
-            sha.update(str(records).encode())
+            for batch in (
+                _from_hub(path, split, revision, subset).with_format("pandas").iter(10_000)
+            ):
+                assert isinstance(batch, pd.DataFrame)
+                sha.update(batch.to_json(orient="records").encode())
         else:
             for file in _files(local, split):
                 stat = file.stat()
@@ -96,59 +147,128 @@ def fingerprint(path: str, splits: Sequence[str], revision: str | None = None) -
     return sha.hexdigest()[:16]
 
 
-def _whole(path: str, split: str, revision: str | None) -> pd.DataFrame:
-    local = locate(path)
-    if local is None:
-        return _from_hub(path, split, revision)
-    if revision is not None:
-        raise UserError(f"`revision` is for hub ids; {path!r} is on this machine: leave it out")
-    return pd.concat([_from_file(file) for file in _files(local, split)], ignore_index=True)
-
-
 def _files(local: Path, split: str) -> list[Path]:
-    if local.is_file():
-        return [local]
-    for folder in (local, local / "data"):
+    found = [local] if local.is_file() else _find(local, split)
+    if not found:
+        raise UserError(_no_file(local, [split]))
+    return found
+
+
+def _find(folder: Path, split: str) -> list[Path]:
+    """The file or the shards of one split in a folder; none if there are none."""
+    for inside in (folder, folder / "data"):
         for ending in FORMATS:
-            whole = folder / f"{split}.{ending}"
-            found = [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*.{ending}"))
+            whole = inside / f"{split}.{ending}"
+            found = [whole] if whole.is_file() else sorted(inside.glob(f"{split}-*.{ending}"))
             if found:
                 return found
-    names = ", ".join(sorted(file.name for file in local.iterdir())) or "nothing"
-    raise UserError(
-        f"folder {str(local)!r} has no file for the split {split!r}; found: {names}; "
-        f"needed: {split}.parquet (or {', '.join(FORMATS[1:])})"
+    return []
+
+
+def _no_file(local: Path, names: Sequence[str]) -> str:
+    found = ", ".join(sorted(file.name for file in local.iterdir())) or "nothing"
+    return (
+        f"folder {str(local)!r} has no file for the split {' or '.join(map(repr, names))}; "
+        f"found: {found}; needed: {names[0]}.parquet (or {', '.join(FORMATS[1:])})"
     )
 
 
-def _from_file(file: Path) -> pd.DataFrame:
+def _check_columns(where: str, found: Sequence[Any], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UserError(
+            f"{where}: no column {', '.join(map(repr, missing))}; "
+            f"found: {', '.join(map(str, found))}; needed: {', '.join(needed)}"
+        )
+
+
+def _from_file(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The needed columns of one file; of none needed, a frame with its rows alone."""
     # Text stays text: "1900" is no number, "None" and "NA" are answers.
+    import pyarrow
+
     try:
         match file.suffix:
             case ".parquet":
-                return pd.read_parquet(file)
+                from pyarrow import parquet
+
+                _check_columns(repr(str(file)), parquet.read_schema(file).names, columns)
+                return pd.read_parquet(file, columns=list(columns))
             case ".jsonl":
-                with file.open(encoding="utf-8") as lines:
-                    return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+                frame = pd.DataFrame(_json_lines(file))
             case ".json":
-                return pd.DataFrame(json.loads(file.read_text(encoding="utf-8")))
+                frame = _json_table(file)
             case ".csv" | ".tsv":
                 separator = "," if file.suffix == ".csv" else "\t"
-                return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot read {str(file)!r}: {error}") from error
-    raise UserError(f"cannot read {str(file)!r}; endings that can be read: {', '.join(FORMATS)}")
+                frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+            case _:
+                endings = ", ".join(FORMATS)
+                raise UserError(f"cannot read {str(file)!r}; endings that can be read: {endings}")
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {str(file)!r}: {_not_utf8(file)}") from error
+    except (ValueError, OSError, pyarrow.ArrowException) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"cannot read {str(file)!r}: {reason}") from error
+    _check_columns(repr(str(file)), list(frame.columns), columns)
+    selected = frame[list(columns)]
+    assert isinstance(selected, pd.DataFrame)
+    return selected
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is {type(row).__name__}, not an object {{...}}")
+            rows.append(row)
+    return rows
+
+
+def _json_table(file: Path) -> pd.DataFrame:
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            "it is not a list of objects [{...}, ...]; for one object a line use jsonl"
+        )
+    return pd.DataFrame(rows)
+
+
+def _not_utf8(file: Path) -> str:
+    """Where a file stops being UTF-8."""
+    if file.suffix != ".parquet":
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    wrong = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+                    return f"line {number} is not UTF-8 ({wrong}); save the file as UTF-8"
+    return "it holds text that is not UTF-8; write its text columns as UTF-8"
 
 
 @lru_cache(maxsize=16)
-def _from_hub(path: str, split: str, revision: str | None) -> pd.DataFrame:
+def _from_hub(path: str, split: str, revision: str | None, subset: str | None) -> "Dataset":
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetsError
     from httpx import HTTPError
 
     try:
-        rows = load_dataset(path, split=split, revision=revision)
-    except (OSError, ValueError, DatasetsError, HTTPError) as error:
+        try:
+            rows = load_dataset(path, name=subset, split=split, revision=revision)
+        except RuntimeError as error:
+            if revision is not None or "scripts are no longer supported" not in str(error):
+                raise
+            rows = load_dataset(path, data_dir=subset, split=split, revision=PARQUET_EXPORT)
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"cannot load split {split!r} of data set {path!r} from the hub: "
@@ -156,9 +276,7 @@ def _from_hub(path: str, split: str, revision: str | None) -> pd.DataFrame:
             "without a network, give `path` a folder with one file a split in the same columns"
         ) from error
     assert isinstance(rows, Dataset)
-    frame = rows.to_pandas()
-    assert isinstance(frame, pd.DataFrame)
-    return frame
+    return rows
 
 
 @lru_cache(maxsize=64)

@@ -77,8 +77,9 @@ def test_questions_shared_with_test_and_validation_leave_training_only(data: Tas
             for row in data.rows[split]
             if question in row.prompt
         ]
-    assert "1 test questions are also in train: dropped from train." in data.notes
-    assert "1 validation questions are also in train: dropped from train." in data.notes
+    for held_out in ("test", "val"):
+        note = f"1 groups of {held_out} are also in train: 2 rows were dropped from train."
+        assert note in data.notes
 
 
 def test_a_right_answer_among_the_distractors_is_never_a_wrong_row(data: TaskData) -> None:
@@ -121,14 +122,12 @@ def test_rows_do_not_depend_on_format_or_order_of_the_files(
     assert SciQ(path=str(folder)).load().rows == data.rows
 
 
-def test_limits_keep_a_subset_of_the_questions(data: TaskData) -> None:
-    few = SciQ(
-        path=str(SOURCE), num_train_questions=4, num_val_questions=1, num_test_questions=2
-    ).load()
-    groups = {split: {row.group for row in few.rows[split]} for split in SPLITS}
-    assert [len(groups[split]) for split in SPLITS] == [2, 2, 1, 2]
+def test_limits_keep_a_balanced_subset_of_the_rows(data: TaskData) -> None:
+    few = SciQ(path=str(SOURCE), max_rows=8, max_val_rows=2, max_test_rows=4).load()
+    assert [len(few.rows[split]) for split in SPLITS] == [4, 4, 2, 4]
     for split in SPLITS:
         assert set(few.rows[split]) <= set(data.rows[split])
+        assert sum(row.label for row in few.rows[split]) * 2 == len(few.rows[split])
 
 
 def test_the_seed_draws_other_halves(data: TaskData) -> None:
@@ -143,8 +142,18 @@ def test_a_single_file_is_cut_into_splits(tmp_path: Path) -> None:
     file.write_text((SOURCE / "train.jsonl").read_text())
     data = SciQ(path=str(file)).load()
     counts = [len({row.group for row in data.rows[split]}) for split in SPLITS]
-    assert counts == [6, 6, 1, 1]
-    assert any("without splits" in note for note in data.notes)
+    # 14 questions: 20 % are 3, 10 % are 1, and 10 are left to halve.
+    assert counts == [5, 5, 1, 3]
+    assert any("3 of 14 groups of train were cut off" in note for note in data.notes)
+
+
+def test_no_seed_changes_what_is_cut_off_for_test(tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    file.write_text((SOURCE / "train.jsonl").read_text())
+    tests = [
+        {row.group for row in SciQ(path=str(file), seed=s).load().rows["test"]} for s in (0, 1)
+    ]
+    assert tests[0] == tests[1]
 
 
 def test_fingerprint_follows_the_content_of_the_files(tmp_path: Path) -> None:
@@ -162,9 +171,9 @@ def test_a_path_that_is_not_there_is_named() -> None:
         SciQ(path="data/none/sciq").load()
 
 
-def test_a_folder_without_a_split_lists_what_it_has(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text((SOURCE / "train.jsonl").read_text())
-    with pytest.raises(UserError, match=r"no file for the split 'validation'; found: train.jsonl"):
+def test_a_folder_without_any_split_lists_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text((SOURCE / "train.jsonl").read_text())
+    with pytest.raises(UserError, match=r"no file for the split 'train' or .*; found: dev.jsonl"):
         SciQ(path=str(tmp_path)).load()
 
 
@@ -201,8 +210,10 @@ def test_shards_of_a_copied_hub_repository_are_joined(tmp_path: Path, data: Task
 def test_a_hub_id_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch, data: TaskData) -> None:
     import datasets
 
-    def load_dataset(path: str, split: str, revision: str | None) -> datasets.Dataset:
-        assert (path, revision) == ("allenai/sciq", "abc")
+    def load_dataset(
+        path: str, name: str | None, split: str, revision: str | None
+    ) -> datasets.Dataset:
+        assert (path, name, revision) == ("allenai/sciq", None, "abc")
         return datasets.Dataset.from_pandas(source_frame(split), preserve_index=False)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -217,7 +228,7 @@ def test_a_hub_id_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch, data
 def test_an_unreachable_hub_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def load_dataset(path: str, split: str, revision: str | None) -> datasets.Dataset:
+    def load_dataset(path: str, **_: object) -> datasets.Dataset:
         raise ConnectionError("no route\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -238,7 +249,8 @@ def test_masked_transcripts_keep_form_and_equalities() -> None:
 @pytest.mark.skipif("W2S_DATA" not in os.environ, reason="W2S_DATA names no folder of real sets")
 def test_the_known_leaks_of_the_real_set_are_found() -> None:
     data = SciQ(path=str(Path(os.environ["W2S_DATA"]) / "sciq")).load()
-    assert "8 test questions are also in train: dropped from train." in data.notes
-    assert "12 validation questions are also in train: dropped from train." in data.notes
+    for number, held_out in ((8, "test"), (12, "val")):
+        note = f"{number} groups of {held_out} are also in train: {2 * number} rows were dropped"
+        assert any(found.startswith(note) for found in data.notes)
     assert len(data.rows["test"]) == 2000
     assert sum(row.label for row in data.rows["test"]) == 1000
