@@ -68,7 +68,7 @@ class TrialBook:
             "seeds": [
                 {
                     "seed": seed,
-                    "members": [member.key for member in roles.members],
+                    "members": [each.key for each in (*roles.members, *roles.arms.values())],
                     "roles": {
                         "floor": roles.floor.key,
                         "supervisor": roles.supervisor.key,

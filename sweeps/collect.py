@@ -13,7 +13,7 @@ import pandas as pd
 
 from sweeps.book import TrialBook
 from sweeps.events import StageEvent
-from sweeps.plan import Planner
+from sweeps.plan import TRAININGS, Planner
 from sweeps.results import (
     DebateExample,
     DebateTurn,
@@ -35,7 +35,6 @@ from w2s.stages.debate import Debate
 from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
-from w2s.stages.pretrain import Pretrain
 from w2s.stages.transcripts import read_transcripts
 from w2s.tasks.base import load as load_task
 
@@ -125,7 +124,7 @@ def collect(
         needed.key: needed
         for stage in evaluations.values()
         for needed in _below(stage)
-        if isinstance(needed, Finetune | Pretrain)
+        if isinstance(needed, TRAININGS)
     }
     return SweepResults(
         summary=summary,

@@ -9,15 +9,17 @@ import importlib.util
 import tomllib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.protocols.sequential import Sequential
 from serving.models import Placement
-from sweeps.space import Distribution, split_path
+from sweeps.ladder import expanded
+from sweeps.space import Distribution, has_field, split_path
 from w2s.corpora.base import Corpus
+from w2s.corpora.text import TextSource
 from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.losses.xent import Xent
@@ -70,9 +72,18 @@ class Block(Spec):
     """Methods by kind or table."""
     losses: tuple[OneOf[Loss], ...] = Field(default=(Xent(),), min_length=1)
     """Losses of the student by kind or table."""
+    train: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of all three recipes that differ in this block, such as `mode = "lora"`."""
+    supervisor: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of the supervisor's recipe that differ in this block."""
+    student: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of the student's recipe that differ in this block; where neither the sweep nor the
+    block has a `ceiling`, they hold for ceilings too."""
+    ceiling: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of the ceiling's recipe that differ in this block."""
     space: dict[str, Distribution] = Field(default_factory=dict)
-    """Hyperparameters to search, by path; a `loss.` path holds for the losses that have the
-    field."""
+    """Hyperparameters to search, by path (`loss.max_weight`, `student.lora.rank`); a `loss.` path
+    holds for the losses that have the field."""
     num_trials: int = Field(default=0, ge=0)
     """Trials of the search per cell of the grid; needs `space`."""
 
@@ -90,12 +101,42 @@ class Block(Spec):
         for path in self.space:
             prefix, field = split_path(path)
             fields = sorted({name for owner in owners[prefix] for name in owner.model_fields})
-            if not any(field in owner.model_fields for owner in owners[prefix]):
+            if not any(has_field(owner, field) for owner in owners[prefix]):
                 raise ValueError(
                     f"block {self.name!r}: no {prefix} of the block has a field {field!r}; "
                     f"fields: {', '.join(fields)}"
                 )
         return self
+
+
+class Recipes(NamedTuple):
+    """How the three roles are trained."""
+
+    supervisor: TrainConfig
+    """Weak supervisors."""
+    student: TrainConfig
+    """Students."""
+    ceiling: TrainConfig
+    """Ceilings."""
+
+
+def changed(recipe: TrainConfig, where: str, *changes: dict[str, Any]) -> TrainConfig:
+    """A recipe with some fields changed, those inside its tables too.
+
+    Raises:
+        ValueError: a field or a value that a recipe does not have; `where` begins the message.
+    """
+    table = recipe.model_dump()
+    for change in changes:
+        for name, value in change.items():
+            inner = table.get(name)
+            table[name] = (
+                {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+            )
+    try:
+        return TrainConfig.model_validate(table)
+    except ValidationError as error:
+        raise ValueError("; ".join(describe(error, TrainConfig, f"{where}: "))) from error
 
 
 class Sweep(Spec):
@@ -127,15 +168,20 @@ class Sweep(Spec):
     """Seed of the search."""
     scheduler: Literal["none", "median", "asha"] = "none"
     """Tune scheduler that may stop a trial between its seeds."""
+    effect: float = Field(default=0.01, gt=0, lt=1)
+    """Difference of accuracies that the comparison should be able to see; the report says where
+    the test set is too small for it."""
 
     @model_validator(mode="before")
     @classmethod
-    def _single_task(cls, value: Any) -> Any:
+    def _short_forms(cls, value: Any) -> Any:
         if isinstance(value, dict) and "task" in value:
             if "tasks" in value:
                 raise ValueError("give either `[task]` or `[[tasks]]`, not both")
             value = {**value, "tasks": [value["task"]]}
             del value["task"]
+        if isinstance(value, dict) and "ladder" in value:
+            value = {**value, "ladder": expanded(value["ladder"])}
         return value
 
     @field_validator("seeds")
@@ -154,6 +200,7 @@ class Sweep(Spec):
         if len(set(blocks)) != len(blocks):
             raise ValueError(f"block names must differ; found {blocks}")
         for block in self.blocks:
+            self.recipes_of(block)
             if len(names) < 2 and block.pairs in ("all", "adjacent", "largest"):
                 raise ValueError(
                     f"block {block.name!r} pairs a weak with a strong model, but the ladder has "
@@ -167,6 +214,22 @@ class Sweep(Spec):
                             f"block {block.name!r}: no rung {name!r}; rungs: {', '.join(names)}"
                         )
         return self
+
+    def recipes_of(self, block: Block) -> Recipes:
+        """The recipes of a block: the sweep's, with what the block changes."""
+        where = f"block {block.name!r}"
+        student = changed(self.student, f"{where}, student", block.train, block.student)
+        if self.ceiling is None and not block.ceiling:
+            ceiling = student
+        else:
+            ceiling = changed(
+                self.ceiling or self.student, f"{where}, ceiling", block.train, block.ceiling
+            )
+        return Recipes(
+            changed(self.supervisor, f"{where}, supervisor", block.train, block.supervisor),
+            student,
+            ceiling,
+        )
 
     def pairs_of(self, block: Block) -> list[tuple[str, str]]:
         """The (weak, strong) rung names of a block."""
@@ -212,6 +275,8 @@ class Runtime(Spec):
     """Trials at the same time; None: twice the gangs that fit, at most 16."""
     report_dir: str = "reports"
     """Folder in which `w2s report` writes."""
+    data_root: str | None = None
+    """Folder under which relative data paths are looked up first; None: as they are."""
     train: TrainResources = TrainResources()
     """Training gangs."""
     serve: Placement = Placement()
@@ -240,8 +305,8 @@ def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tup
         raise UserError(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
         _apply(table, override)
-    runtime = table.pop("runtime", {})
-    return _validated(Sweep, table, path), _validated(Runtime, runtime, path, prefix="runtime.")
+    where = _validated(Runtime, table.pop("runtime", {}), path, prefix="runtime.")
+    return _located(_validated(Sweep, table, path), where), where
 
 
 def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[Sweep, Runtime]:
@@ -263,7 +328,32 @@ def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[
             _apply(table, override)
         runtime = _validated(Runtime, table.pop("runtime"), path, prefix="runtime.")
         sweep = _validated(Sweep, table, path)
-    return sweep, runtime
+    return _located(sweep, runtime), runtime
+
+
+def _located(sweep: Sweep, runtime: Runtime) -> Sweep:
+    """The sweep with data paths below the data root where there is such a file or folder."""
+    if runtime.data_root is None:
+        return sweep
+    root = Path(runtime.data_root).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"runtime.data_root: no folder {runtime.data_root!r}; give the folder that holds the "
+            "data sets, or leave it out"
+        )
+
+    def located(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(located, value))
+        if not isinstance(value, Task | Corpus | TextSource | Rung):
+            return value
+        update = {name: located(getattr(value, name)) for name in type(value).model_fields}
+        path = update.get("path")
+        if isinstance(path, str) and path and (root / path).exists():
+            update["path"] = str(root / path)
+        return value.model_copy(update=update)
+
+    return sweep.model_copy(update={"tasks": located(sweep.tasks), "ladder": located(sweep.ladder)})
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from sweeps.config import Block, Rung, Sweep
-from sweeps.space import Distribution, Value, split_path, with_fields
+from sweeps.config import Block, Recipes, Rung, Sweep
+from sweeps.space import Distribution, Value, has_field, split_path, with_fields
 from w2s.corpora.base import Corpus
 from w2s.experiment import Experiment, Roles
 from w2s.losses.base import Loss
@@ -21,9 +21,13 @@ from w2s.models.source import PretrainedModel, resolve
 from w2s.spec import canonical, digest
 from w2s.stages.base import Stage, closure
 from w2s.stages.finetune import Finetune
-from w2s.stages.models import Model
+from w2s.stages.models import Model, ModelStage
 from w2s.stages.pretrain import Pretrain
+from w2s.stages.probe import Probe
 from w2s.tasks.base import Task
+
+TRAININGS = (Finetune, Probe, ModelStage)
+"""Stages that take gradient steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Cell:
     """How the student is supervised."""
     loss: Loss
     """Loss of the student."""
+    recipes: Recipes
+    """How supervisor, student and ceiling are trained."""
     space: tuple[tuple[str, Distribution], ...] = ()
     """What is searched here, by path."""
     num_trials: int = 0
@@ -52,6 +58,7 @@ class Cell:
         """Digest of the cell without its block: the name of its Optuna study."""
         return digest(
             [self.task_index, self.weak, self.strong, canonical(self.method), canonical(self.loss)]
+            + [canonical(self.recipes)]
             + [[path, canonical(distribution)] for path, distribution in self.space]
         )
 
@@ -135,6 +142,7 @@ class Planner:
                 strong=strong,
                 method=method,
                 loss=loss,
+                recipes=self.sweep.recipes_of(block),
                 space=_space(block, method, loss),
                 num_trials=block.num_trials if _space(block, method, loss) else 0,
             )
@@ -156,9 +164,9 @@ class Planner:
             ladder=self.models[cell.task_index],
             method=point.method,
             loss=point.loss,
-            supervisor_train=sweep.supervisor,
-            student_train=with_fields(sweep.student, point._values("student")),
-            ceiling_train=sweep.ceiling or sweep.student,
+            supervisor_train=cell.recipes.supervisor,
+            student_train=with_fields(cell.recipes.student, point._values("student")),
+            ceiling_train=cell.recipes.ceiling,
             protocol=sweep.protocol,
         )
 
@@ -181,7 +189,7 @@ def _space(block: Block, method: Method, loss: Loss) -> tuple[tuple[str, Distrib
         (path, distribution)
         for path, distribution in block.space.items()
         if split_path(path)[0] == "student"
-        or split_path(path)[1] in owners[split_path(path)[0]].model_fields
+        or has_field(owners[split_path(path)[0]], split_path(path)[1])
     )
 
 
@@ -207,7 +215,7 @@ class Plan:
     @property
     def trainings(self) -> list[Stage]:
         """The stages that take gradient steps."""
-        return [stage for stage in self.stages.values() if isinstance(stage, Finetune | Pretrain)]
+        return [stage for stage in self.stages.values() if isinstance(stage, TRAININGS)]
 
     def cost(self) -> float:
         """Estimated seconds on one core of the reference machine, all stages together."""
@@ -216,4 +224,4 @@ class Plan:
 
 def _trainings_below(root: Stage) -> int:
     """Trainings below a stage when nothing is shared between roots."""
-    return sum(isinstance(stage, Finetune | Pretrain) for stage in closure([root]).values())
+    return sum(isinstance(stage, TRAININGS) for stage in closure([root]).values())

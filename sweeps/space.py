@@ -7,7 +7,7 @@ uniform = [0.0, 1.0] }`.
 
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from w2s.spec import Spec
 
@@ -68,7 +68,7 @@ def split_path(path: str) -> tuple[str, str]:
         ValueError: the path does not name a field of a loss, a recipe or a method.
     """
     prefix, dot, field = path.partition(".")
-    if not dot or prefix not in PREFIXES or not field or "." in field:
+    if not dot or prefix not in PREFIXES or not all(field.split(".")):
         raise ValueError(
             f"search path {path!r} is not understood; "
             f"allowed: {', '.join(f'{p}.FIELD' for p in PREFIXES)}"
@@ -76,9 +76,23 @@ def split_path(path: str) -> tuple[str, str]:
     return prefix, field
 
 
+def has_field(owner: type[BaseModel], path: str) -> bool:
+    """Whether a spec has a field, given by its name or as `table.field`."""
+    name, _, rest = path.partition(".")
+    if name not in owner.model_fields:
+        return False
+    inner = owner.model_fields[name].annotation
+    if not rest:
+        return True
+    return isinstance(inner, type) and issubclass(inner, BaseModel) and has_field(inner, rest)
+
+
 def with_fields(spec: Any, values: "dict[str, Value]") -> Any:
-    """A copy of a spec with some fields changed, validated again."""
+    """A copy of a spec with some fields (`name` or `table.field`) changed, validated again."""
     if not values:
         return spec
     fields = {name: getattr(spec, name) for name in type(spec).model_fields}
-    return type(spec).model_validate({**fields, **values})
+    for path, value in values.items():
+        name, _, rest = path.partition(".")
+        fields[name] = with_fields(fields[name], {rest: value}) if rest else value
+    return type(spec).model_validate(fields)

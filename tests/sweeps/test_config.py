@@ -149,3 +149,45 @@ def test_pairs_by_word() -> None:
         "largest": [("a", "c")],
         "equal": [("a", "a"), ("b", "b"), ("c", "c")],
     }
+
+
+def test_a_block_changes_fields_of_the_recipes_and_nothing_else(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        'name = "pairs"',
+        'name = "pairs"\ntrain = { mode = "lora", lora = { rank = 4 } }\n'
+        "student = { learning_rate = 0.001 }",
+    ).replace("[[blocks]]", "[student]\nepochs = 7\nlora = { alpha = 3.0 }\n[[blocks]]", 1)
+    sweep, _ = load(write(tmp_path, text))
+    recipes = sweep.recipes_of(sweep.blocks[0])
+    assert {recipe.mode for recipe in recipes} == {"lora"}
+    assert (recipes.student.epochs, recipes.student.learning_rate) == (7, 0.001)
+    assert (recipes.student.lora.rank, recipes.student.lora.alpha) == (4, 3.0)
+    assert recipes.ceiling == recipes.student
+    assert (recipes.supervisor.epochs, recipes.supervisor.learning_rate) == (2, 5e-5)
+
+
+def test_a_recipe_of_a_block_is_checked_like_one_of_the_sweep(tmp_path: Path) -> None:
+    text = GOOD.replace('name = "pairs"', 'name = "pairs"\nstudent = { lora = { rang = 4 } }')
+    with pytest.raises(UserError, match=r"block 'pairs', student: lora.rang: unknown key"):
+        load(write(tmp_path, text))
+
+
+def test_fields_of_tables_can_be_searched(tmp_path: Path) -> None:
+    block = 'name = "pairs"\nnum_trials = 2\nspace = { "student.lora.rank" = { choice = [1, 2] } }'
+    assert load(write(tmp_path, GOOD.replace('name = "pairs"', block)))[0].blocks[0].num_trials == 2
+    wrong = GOOD.replace('name = "pairs"', block.replace("lora.rank", "lora.rang"))
+    with pytest.raises(UserError, match=r"no student of the block has a field 'lora.rang'"):
+        load(write(tmp_path, wrong))
+
+
+def test_data_below_the_data_root_come_first(tmp_path: Path) -> None:
+    (tmp_path / "sets" / "mine").mkdir(parents=True)
+    text = GOOD.replace('kind = "almanac"', 'kind = "sciq"\npath = "mine"')
+    path = write(tmp_path, text)
+    root = f"runtime.data_root={str(tmp_path / 'sets')!r}"
+    assert load(path, [root])[0].tasks[0].model_dump()["path"] == str(tmp_path / "sets" / "mine")
+    assert load(path)[0].tasks[0].model_dump()["path"] == "mine"
+    other = write(tmp_path, text.replace('"mine"', '"lab/other"'))
+    assert load(other, [root])[0].tasks[0].model_dump()["path"] == "lab/other"
+    with pytest.raises(UserError, match=r"runtime.data_root: no folder"):
+        load(path, ["runtime.data_root='/nowhere'"])

@@ -23,7 +23,7 @@ RUNGS = [
 def sweep(**fields: Any) -> Sweep:
     table = {
         "name": "s",
-        "task": "almanac",
+        "tasks": ["almanac"],
         "ladder": RUNGS,
         "seeds": [0, 1],
         "blocks": [{"name": "pairs"}],
@@ -102,3 +102,28 @@ def test_the_name_of_a_point_depends_on_its_values_alone() -> None:
     cell = Planner(sweep()).cells()[0]
     assert Point(cell, {"student.epochs": 2}).id == Point(cell, {"student.epochs": 2}).id
     assert Point(cell, {"student.epochs": 2}).id != Point(cell, {"student.epochs": 3}).id
+
+
+def test_a_ladder_that_reads_the_tasks_is_pretrained_once_for_all_of_them() -> None:
+    rungs = [{**RUNGS[0], "corpus": {"kind": "task", "num_tokens": 5000}}]
+    planned = sweep(
+        tasks=[{"kind": "almanac", "world": {"seed": seed}} for seed in (0, 1)],
+        ladder=rungs,
+        blocks=[{"name": "equal", "pairs": "equal"}],
+    )
+    planner = Planner(planned)
+    assert len({models["a"] for models in planner.models}) == 1
+
+
+def test_a_block_with_another_recipe_has_its_own_stages_and_studies() -> None:
+    blocks = [{"name": "full"}, {"name": "probe", "train": {"mode": "probe"}}]
+    planner = Planner(sweep(blocks=blocks))
+    full, probe = (
+        next(c for c in planner.cells() if c.block == name) for name in ("full", "probe")
+    )
+    assert full.id != probe.id
+    counts = plan_of(sweep(blocks=blocks)).counts
+    assert counts["finetune"] == counts["probe"] == 2 * (2 + 2 + 3)
+    # One set of feature vectors a model, shared by all its probes at both seeds.
+    assert counts["features"] == 3
+    assert counts["tokens"] == 3
