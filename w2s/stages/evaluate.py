@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import SerializeAsAny
 
 from w2s import metrics
+from w2s.stages import checkpoints
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import GroundTruth, Prompts, read_prompts, read_truth
 from w2s.stages.predictions import logprob_columns, read_predictions
@@ -20,6 +21,8 @@ ROWS_FILE = "rows.parquet"
 class Evaluate(Stage):
     """Scores of one model on `val`, `test` and, where truth is given, the rows it labelled."""
 
+    version: ClassVar[int] = 2
+
     predictions: SerializeAsAny[Stage]
     """Stage whose predictions are scored."""
     truths: tuple[GroundTruth, ...]
@@ -27,7 +30,7 @@ class Evaluate(Stage):
     prompts: Prompts
     """For the group of each row."""
     supervisor: SerializeAsAny[Stage] | None = None
-    """Predictions to measure agreement against; None: none."""
+    """Predictions to measure agreement and misfit against; None: none."""
 
     @property
     def name(self) -> str:
@@ -35,7 +38,10 @@ class Evaluate(Stage):
         return f"evaluate-{self.predictions.name}"
 
     def run(self, context: StageContext) -> None:
-        """Write `evaluation.json` (metrics by split) and `rows.parquet` (one line a scored row)."""
+        """Write `evaluation.json` (metrics by split) and `rows.parquet` (one line a scored row).
+
+        Where the model left checkpoints, `checkpoints.json` compares them.
+        """
         frame = scored_rows(
             context.path(self.predictions),
             [context.path(truth) for truth in self.truths],
@@ -47,6 +53,15 @@ class Evaluate(Stage):
             truth.split: _metrics(frame.loc[frame["split"] == truth.split]) for truth in self.truths
         }
         (context.output_dir / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1))
+        compared = checkpoints.compare(
+            context.path(self.predictions),
+            frame[["split", "row_id", "label"]],
+            _predicted(context.path(self.supervisor)) if self.supervisor else None,
+        )
+        if compared is not None:
+            (context.output_dir / checkpoints.COMPARED_FILE).write_text(
+                compared.model_dump_json(indent=1), encoding="utf-8"
+            )
 
 
 def scored_rows(
@@ -67,12 +82,9 @@ def scored_rows(
     scored["predicted"] = probabilities.argmax(1)
     if supervisor is not None:
         weak = read_predictions(supervisor)
-        names = {
-            column: column.replace("logprob_", "supervisor_prob_")
-            for column in logprob_columns(weak)
-        }
-        weak = weak.rename(columns=names)
-        weak[list(names.values())] = np.exp(weak[list(names.values())].to_numpy(np.float64))
+        names = [c.replace("logprob_", "supervisor_prob_") for c in logprob_columns(weak)]
+        values = np.exp(weak[logprob_columns(weak)].to_numpy(np.float64))
+        weak = weak[["split", "row_id"]].join(pd.DataFrame(values, weak.index, names))
         scored = scored.merge(weak, on=["split", "row_id"], how="left", validate="one_to_one")
     truth = pd.concat([read_truth(folder) for folder in truths])
     groups = read_prompts(prompts)[["split", "row_id", "group"]]
@@ -82,9 +94,30 @@ def scored_rows(
     num_missing = int(joined["predicted"].isna().to_numpy().sum())
     if num_missing:
         raise ValueError(f"{num_missing} rows have a label but no prediction")
+    if supervisor is not None:
+        _check_whole(joined)
     joined["predicted"] = joined["predicted"].astype(int)
     joined["correct"] = joined["predicted"] == joined["label"]
     return joined
+
+
+def _check_whole(joined: pd.DataFrame) -> None:
+    """A supervisor may leave a split out, such as one that labels no test rows, but no part of it.
+
+    Raises:
+        ValueError: it covers only some rows of a split.
+    """
+    missing = joined["supervisor_prob_0"].isna().groupby(joined["split"]).mean()
+    for split, share in missing.items():
+        if 0 < share < 1:
+            raise ValueError(f"the supervisor has no prediction for {share:.1%} of {split}")
+
+
+def _predicted(folder: Path) -> pd.DataFrame:
+    """The most probable class of each row: split, row_id, predicted."""
+    frame = read_predictions(folder)
+    predicted = frame[logprob_columns(frame)].to_numpy().argmax(1)
+    return frame[["split", "row_id"]].assign(predicted=predicted)
 
 
 def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
@@ -94,7 +127,9 @@ def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
         "num_rows": len(frame),
         "accuracy": metrics.accuracy(probabilities_NC, labels_N),
         "balanced_accuracy": metrics.balanced_accuracy(probabilities_NC, labels_N),
-        "log_loss": metrics.log_loss(np.log(np.maximum(probabilities_NC, 1e-12)), labels_N),
+        "log_loss": metrics.log_loss(
+            np.log(np.maximum(probabilities_NC, metrics.SMALLEST_PROBABILITY)), labels_N
+        ),
         "brier": metrics.brier(probabilities_NC, labels_N),
         "expected_calibration_error": metrics.expected_calibration_error(
             probabilities_NC, labels_N
@@ -102,13 +137,15 @@ def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
     }
     if probabilities_NC.shape[1] == 2:
         scores["auroc"] = metrics.auroc(probabilities_NC[:, 1], labels_N)
-    if "supervisor_prob_0" in frame.columns:
-        agreement = metrics.agreement(
-            probabilities_NC, _matrix(frame, "supervisor_prob_"), labels_N
-        )
+    if "supervisor_prob_0" in frame.columns and frame["supervisor_prob_0"].notna().all():
+        supervisor_NC = _matrix(frame, "supervisor_prob_")
+        agreement = metrics.agreement(probabilities_NC, supervisor_NC, labels_N)
         scores["agreement"] = agreement.overall
         scores["agreement_where_right"] = agreement.supervisor_right
         scores["agreement_where_wrong"] = agreement.supervisor_wrong
+        misfit = metrics.misfit(probabilities_NC, supervisor_NC)
+        scores["misfit_squared"] = misfit.squared
+        scores["misfit_divergence"] = misfit.divergence
     return {name: None if value != value else value for name, value in scores.items()}
 
 
