@@ -176,10 +176,10 @@ class Planner:
         return {seed: experiment.roles(seed) for seed in self.sweep.seeds}
 
     def task_label(self, task_index: int) -> str:
-        """Name of a task in tables: its kind, numbered when a sweep has several of a kind."""
-        kind = self.sweep.tasks[task_index].kind
-        same = [i for i, task in enumerate(self.sweep.tasks) if task.kind == kind]
-        return kind if len(same) == 1 else f"{kind}-{same.index(task_index)}"
+        """Name of a task in tables: its label, numbered when several of a sweep have the same."""
+        label = self.sweep.tasks[task_index].label
+        same = [i for i, task in enumerate(self.sweep.tasks) if task.label == label]
+        return label if len(same) == 1 else f"{label}-{same.index(task_index)}"
 
 
 def _space(block: Block, method: Method, loss: Loss) -> tuple[tuple[str, Distribution], ...]:

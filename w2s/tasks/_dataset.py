@@ -303,6 +303,11 @@ class DatasetTask(Task):
     hub_lacks: ClassVar[tuple[Part, ...]] = ()
     """Parts that the hub has no split for, or one without labels."""
 
+    @property
+    def label(self) -> str:
+        """The kind, and the subset where there is one."""
+        return f"{self.kind}-{self.subset}" if self.subset else self.kind
+
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """The examples of one source split, any number a row, labels as they come.
 

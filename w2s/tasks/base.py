@@ -22,6 +22,11 @@ class Task(Spec):
     """Name of the task family: the name of its file."""
 
     @property
+    def label(self) -> str:
+        """Short name in tables and figures."""
+        return self.kind
+
+    @property
     def num_classes(self) -> int:
         """Number of classes of the label."""
         return 2
