@@ -65,6 +65,8 @@ class Block(Spec):
 
     name: str
     """Name of the block, a section of the report."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the block, by the names that `w2s plan` shows; empty: all of the sweep."""
     pairs: Literal["all", "adjacent", "largest", "equal"] | tuple[tuple[str, str], ...] = "all"
     """`all` weak < strong, `adjacent` ones, the `largest` gap, `equal` (weak = strong, a control),
     or a list of [weak, strong]."""
@@ -201,6 +203,7 @@ class Sweep(Spec):
             raise ValueError(f"block names must differ; found {blocks}")
         for block in self.blocks:
             self.recipes_of(block)
+            self.tasks_of(block)
             if len(names) < 2 and block.pairs in ("all", "adjacent", "largest"):
                 raise ValueError(
                     f"block {block.name!r} pairs a weak with a strong model, but the ladder has "
@@ -230,6 +233,25 @@ class Sweep(Spec):
             student,
             ceiling,
         )
+
+    @property
+    def task_labels(self) -> list[str]:
+        """Name of each task, numbered where several have the same."""
+        labels = [task.label for task in self.tasks]
+        return [
+            label if labels.count(label) == 1 else f"{label}-{labels[:index].count(label)}"
+            for index, label in enumerate(labels)
+        ]
+
+    def tasks_of(self, block: Block) -> list[int]:
+        """Positions of the tasks of a block."""
+        labels = self.task_labels
+        for name in block.tasks:
+            if name not in labels:
+                raise ValueError(
+                    f"block {block.name!r}: no task {name!r}; tasks: {', '.join(labels)}"
+                )
+        return [i for i, label in enumerate(labels) if not block.tasks or label in block.tasks]
 
     def pairs_of(self, block: Block) -> list[tuple[str, str]]:
         """The (weak, strong) rung names of a block."""

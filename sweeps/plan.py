@@ -147,7 +147,7 @@ class Planner:
                 num_trials=block.num_trials if _space(block, method, loss) else 0,
             )
             for block in self.sweep.blocks
-            for task_index in range(len(self.sweep.tasks))
+            for task_index in self.sweep.tasks_of(block)
             for weak, strong in self.sweep.pairs_of(block)
             for method in block.methods
             for loss in block.losses
@@ -176,10 +176,8 @@ class Planner:
         return {seed: experiment.roles(seed) for seed in self.sweep.seeds}
 
     def task_label(self, task_index: int) -> str:
-        """Name of a task in tables: its label, numbered when several of a sweep have the same."""
-        label = self.sweep.tasks[task_index].label
-        same = [i for i, task in enumerate(self.sweep.tasks) if task.label == label]
-        return label if len(same) == 1 else f"{label}-{same.index(task_index)}"
+        """Name of a task in tables."""
+        return self.sweep.task_labels[task_index]
 
 
 def _space(block: Block, method: Method, loss: Loss) -> tuple[tuple[str, Distribution], ...]:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from sweeps.config import Sweep
 from sweeps.plan import Plan, Planner, Point
 from sweeps.space import Value
@@ -127,3 +130,13 @@ def test_a_block_with_another_recipe_has_its_own_stages_and_studies() -> None:
     # One set of feature vectors a model, shared by all its probes at both seeds.
     assert counts["features"] == 3
     assert counts["tokens"] == 3
+
+
+def test_a_block_can_take_some_of_the_tasks() -> None:
+    tasks = [{"kind": "almanac", "world": {"seed": seed}} for seed in (0, 1)]
+    blocks = [{"name": "both"}, {"name": "one", "tasks": ["almanac-1"]}]
+    planner = Planner(sweep(tasks=tasks, blocks=blocks))
+    assert {cell.task_index for cell in planner.cells() if cell.block == "one"} == {1}
+    assert planner.task_label(1) == "almanac-1"
+    with pytest.raises(ValidationError, match="no task 'other'; tasks: almanac-0, almanac-1"):
+        sweep(tasks=tasks, blocks=[{"name": "one", "tasks": ["other"]}])
