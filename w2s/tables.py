@@ -139,7 +139,7 @@ def fingerprint(
                 _from_hub(path, split, revision, subset).with_format("pandas").iter(10_000)
             ):
                 assert isinstance(batch, pd.DataFrame)
-                sha.update(batch.to_json(orient="records").encode())
+                sha.update(str(batch.to_json(orient="records")).encode())
         else:
             for file in _files(local, split):
                 stat = file.stat()

@@ -229,6 +229,12 @@ class Question:
     wrong: tuple[str, ...]
     """Wrong answers; a right one among them is left out and counted."""
 
+    @classmethod
+    def choice(cls, stem: str, group: str, options: Sequence[str], right: int) -> "Question":
+        """A question one of whose options is right, named by its index."""
+        wrong = (*options[:right], *options[right + 1 :])
+        return cls(stem=stem, group=group, right=(options[right],), wrong=wrong)
+
 
 def choice_examples(questions: Iterable[Question], source: Source, seed: int) -> Iterator[Example]:
     """Equally many right (1) and wrong (0) examples a question: `stem` with one option.
@@ -334,10 +340,6 @@ class DatasetTask(Task):
         """
         notes: list[str] = []
         parts = _complete(self._parts(notes), notes)
-        _drop_shared(parts, "train", "test", notes)
-        _drop_shared(parts, "train", "val", notes)
-        _drop_shared(parts, "val", "test", notes)
-
         weak, strong = self._halves(parts["train"])
         rows: dict[Split, list[Row]] = {
             "weak_train": weak,
@@ -514,7 +516,7 @@ def _order(salt: str, rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _complete(parts: dict[Part, list[Row]], notes: list[str]) -> dict[Part, list[Row]]:
-    """All three parts: what is lacking is cut off from the others, in whole groups."""
+    """All three parts, disjoint: what is lacking is cut off from train, in whole groups."""
     if "train" not in parts:
         # Validation is the nearest thing to training data; a test split stays what it is.
         origin: Part = "val" if "val" in parts else "test"
@@ -522,27 +524,30 @@ def _complete(parts: dict[Part, list[Row]], notes: list[str]) -> dict[Part, list
         notes.append(f"no labelled train split: {origin} was used as train.")
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
-        notes.append("no labelled test split: validation was used as test.")
-    missing: list[tuple[Part, float]] = [
-        (part, share)
-        for part, share in (("test", TEST_SHARE), ("val", VAL_SHARE))
-        if part not in parts
-    ]
+        notes.append("no labelled test split: val was used as test.")
     order = _order("cut", parts["train"])
-    groups = sorted(order, key=order.__getitem__)
-    start = 0
-    for part, share in missing:
-        number = max(1, round(share * len(groups)))
-        chosen = set(groups[start : start + number])
-        start += number
-        parts[part] = [row for row in parts["train"] if row.group in chosen]
-        notes.append(
-            f"no labelled split for {part}: {len(chosen)} of {len(groups)} groups of train were "
-            f"cut off for it ({len(parts[part])} rows)."
-        )
-    left = set(groups[start:])
-    parts["train"] = [row for row in parts["train"] if row.group in left]
+    _cut(parts, "test", TEST_SHARE, order, notes)
+    _drop_shared(parts, "train", "test", notes)
+    _cut(parts, "val", VAL_SHARE, order, notes)
+    _drop_shared(parts, "train", "val", notes)
+    _drop_shared(parts, "val", "test", notes)
     return parts
+
+
+def _cut(
+    parts: dict[Part, list[Row]], part: Part, share: float, order: dict[str, str], notes: list[str]
+) -> None:
+    """Make a part that is lacking from a share of the groups of train."""
+    if part in parts:
+        return
+    groups = sorted({row.group for row in parts["train"]}, key=order.__getitem__)
+    chosen = set(groups[: max(1, round(share * len(groups)))])
+    parts[part] = [row for row in parts["train"] if row.group in chosen]
+    parts["train"] = [row for row in parts["train"] if row.group not in chosen]
+    notes.append(
+        f"no labelled {part} split: {len(chosen)} of {len(groups)} groups of train were cut off "
+        f"for it ({len(parts[part])} rows)."
+    )
 
 
 def _drop_shared(
