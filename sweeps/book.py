@@ -166,6 +166,7 @@ class TrialBook:
                     student=roles.student.key,
                     ceiling=roles.ceiling.key,
                     members=tuple(member.key for member in roles.members),
+                    arms={name: arm.key for name, arm in roles.arms.items()},
                 )
                 for seed, roles in finished
             ),

@@ -23,13 +23,15 @@ from sweeps.results import (
     SweepSummary,
     TaskSummary,
     TrialResult,
+    pooled_checkpoints,
     pooled_curves,
     pooled_rows,
 )
 from sweeps.store import PACKAGES, ArtifactStore
 from w2s.models.source import PretrainedModel, num_parameters
 from w2s.spec import digest
-from w2s.stages.base import Stage
+from w2s.stages.base import closure
+from w2s.stages.checkpoints import read_compared
 from w2s.stages.data import read_prompts
 from w2s.stages.debate import Debate
 from w2s.stages.evaluate import Evaluate, read_rows
@@ -116,22 +118,24 @@ def stage_counts(events: Iterable[StageEvent]) -> dict[str, dict[str, int]]:
 def collect(
     planner: Planner, store: ArtifactStore, book: TrialBook, summary: SweepSummary
 ) -> SweepResults:
-    """Read every evaluation, the curves and a few debates from the store."""
+    """Read every evaluation, checkpoints, curves and a few debates from the store."""
     trials = book.results()
     evaluations = _evaluations(book, trials)
-    frames = {key: read_rows(store.local(stage)) for key, stage in evaluations.items()}
+    compared = {key: read_compared(store.local(stage)) for key, stage in evaluations.items()}
     trained = {
-        needed.key: needed
-        for stage in evaluations.values()
-        for needed in _below(stage)
+        key: needed
+        for key, needed in closure(evaluations.values()).items()
         if isinstance(needed, TRAININGS)
     }
     return SweepResults(
         summary=summary,
         trials=trials,
-        rows=pooled_rows(frames),
+        rows=pooled_rows(
+            (key, read_rows(store.local(stage))) for key, stage in evaluations.items()
+        ),
         curves=pooled_curves(store.record(trained[key]) for key in store.present(trained.values())),
-        debates=tuple(_debates(planner, store, book, frames)),
+        checkpoints=pooled_checkpoints({key: run for key, run in compared.items() if run}),
+        debates=tuple(_debates(planner, store, book)),
     )
 
 
@@ -145,15 +149,7 @@ def _evaluations(book: TrialBook, trials: Iterable[TrialResult]) -> dict[str, Ev
     return found
 
 
-def _below(stage: Stage) -> Iterable[Stage]:
-    yield stage
-    for needed in stage.inputs:
-        yield from _below(needed)
-
-
-def _debates(
-    planner: Planner, store: ArtifactStore, book: TrialBook, frames: Mapping[str, pd.DataFrame]
-) -> Iterable[DebateExample]:
+def _debates(planner: Planner, store: ArtifactStore, book: TrialBook) -> Iterable[DebateExample]:
     """Three test rows with their debate: one it helped, one it misled, one it did neither to.
 
     Taken from the first done trial whose supervisor read a debate; rows in the order of their ids,
@@ -166,7 +162,9 @@ def _debates(
         supervision = roles.supervisor.predictions
         if not isinstance(supervision, Finetune) or not isinstance(supervision.transcripts, Debate):
             continue
-        plain, aided = (_test_rows(frames[role.key]) for role in (roles.floor, roles.supervisor))
+        plain, aided = (
+            _test_rows(read_rows(store.local(role))) for role in (roles.floor, roles.supervisor)
+        )
         debates = read_transcripts(store.local(supervision.transcripts)).set_index("row_id")
         prompts = read_prompts(store.local(supervision.prompts), "test").set_index("row_id")
         helped = aided["correct"] & ~plain["correct"]

@@ -1,9 +1,9 @@
 """What a finished sweep leaves for people: plain values; no cluster, torch or store is needed.
 
 `SweepResults` is the whole: a `SweepSummary` (what was swept), a `TrialResult` per point of the
-space, the scored rows of every evaluation, the training curves and a few debates to read. It is a
-folder of JSON and parquet files (`save`, `load`), logged whole to the sweep's parent run; the
-report is made from nothing else.
+space, the scored rows of every evaluation, training curves, scored checkpoints, the difficulty of
+test rows and a few debates to read. It is a folder of JSON and parquet files (`save`, `load`),
+logged whole to the sweep's parent run; the report is made from nothing else.
 
 Rows are kept once per evaluation, by the key of its stage, and trials name keys: a floor that forty
 trials share is stored once.
@@ -15,17 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field, JsonValue, TypeAdapter
 
 from sweeps.events import StageRecord
 from w2s.errors import UserError
 from w2s.spec import Spec
+from w2s.stages.checkpoints import CHOICES, ComparedCheckpoints
 
 SUMMARY_FILE = "summary.json"
 TRIALS_FILE = "trials.json"
 ROWS_FILE = "rows.parquet"
 CURVES_FILE = "curves.parquet"
+CHECKPOINTS_FILE = "checkpoints.parquet"
+DIFFICULTY_FILE = "difficulty.parquet"
 DEBATES_FILE = "debates.json"
 
 REPORTED_SPLITS = ("val", "test")
@@ -50,6 +55,14 @@ class SeedKeys(Spec):
     """Key of the evaluation of the strong model finetuned on ground truth."""
     members: tuple[str, ...] = ()
     """Keys of the evaluations of an ensemble's members; empty for other methods."""
+    arms: dict[str, str] = Field(default_factory=dict)
+    """Keys of the evaluations of what else the method has scored, by name."""
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """Every key."""
+        roles = (self.floor, self.supervisor, self.student, self.ceiling)
+        return (*roles, *self.members, *self.arms.values())
 
 
 class TrialResult(Spec):
@@ -92,12 +105,7 @@ class TrialResult(Spec):
     @property
     def evaluations(self) -> tuple[str, ...]:
         """Keys of every evaluation of the trial, each once."""
-        found = (
-            key
-            for seed in self.keys
-            for key in (seed.floor, seed.supervisor, seed.student, seed.ceiling, *seed.members)
-        )
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(key for seed in self.keys for key in seed.evaluations))
 
     @property
     def name(self) -> str:
@@ -199,6 +207,10 @@ class DebateExample(Spec):
     """Verdicts to show beside it."""
 
 
+_FILES = (
+    *(SUMMARY_FILE, TRIALS_FILE, DEBATES_FILE),
+    *(ROWS_FILE, CURVES_FILE, CHECKPOINTS_FILE, DIFFICULTY_FILE),
+)
 _TRIALS = TypeAdapter(tuple[TrialResult, ...])
 _DEBATES = TypeAdapter(tuple[DebateExample, ...])
 
@@ -215,6 +227,10 @@ class SweepResults:
     """One line per evaluation and row, as `pooled_rows` makes it."""
     curves: pd.DataFrame = field(default_factory=lambda: pooled_curves(()))
     """One line per stage, step and metric, as `pooled_curves` makes it."""
+    checkpoints: pd.DataFrame = field(default_factory=lambda: pooled_checkpoints({}))
+    """One line per evaluation and checkpoint, as `pooled_checkpoints` makes it."""
+    difficulty: pd.DataFrame = field(default_factory=lambda: difficulties({}))
+    """One line per task and test row whose difficulty was measured, as `difficulties` makes it."""
     debates: tuple[DebateExample, ...] = ()
     """Debates to read."""
 
@@ -226,6 +242,8 @@ class SweepResults:
         (folder / DEBATES_FILE).write_bytes(_DEBATES.dump_json(self.debates, indent=1))
         self.rows.to_parquet(folder / ROWS_FILE, index=False)
         self.curves.to_parquet(folder / CURVES_FILE, index=False)
+        self.checkpoints.to_parquet(folder / CHECKPOINTS_FILE, index=False)
+        self.difficulty.to_parquet(folder / DIFFICULTY_FILE, index=False)
 
     @classmethod
     def load(cls, folder: Path) -> "SweepResults":
@@ -234,7 +252,7 @@ class SweepResults:
         Raises:
             UserError: a file is missing.
         """
-        for name in (SUMMARY_FILE, TRIALS_FILE, DEBATES_FILE, ROWS_FILE, CURVES_FILE):
+        for name in _FILES:
             if not (folder / name).is_file():
                 raise UserError(
                     f"the results of this sweep have no {name}; run the sweep again to complete "
@@ -246,33 +264,114 @@ class SweepResults:
             trials=_TRIALS.validate_json((folder / TRIALS_FILE).read_bytes()),
             rows=pd.read_parquet(folder / ROWS_FILE),
             curves=pd.read_parquet(folder / CURVES_FILE),
+            checkpoints=pd.read_parquet(folder / CHECKPOINTS_FILE),
+            difficulty=pd.read_parquet(folder / DIFFICULTY_FILE),
             debates=_DEBATES.validate_json((folder / DEBATES_FILE).read_bytes()),
         )
 
 
-def pooled_rows(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+class _Words:
+    """Numbers of the words of one column, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def numbers(self, words: "pd.Series[str]") -> NDArray[np.int32]:
+        codes, uniques = pd.factorize(words.to_numpy(object))
+        known = [self._numbers.setdefault(str(word), len(self._numbers)) for word in uniques]
+        return np.array(known, dtype=np.int32)[codes]
+
+    def column(self, numbers: list[NDArray[np.int32]]) -> pd.Categorical:
+        joined = np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int32)
+        return pd.Categorical.from_codes(joined, categories=list(self._numbers))
+
+
+def pooled_rows(frames: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     """One frame from the scored rows of many evaluations, `val` and `test` only.
 
+    Frames are taken one at a time and shrunk, so that thousands of them fit into memory.
+
     Args:
-        frames: by key of the evaluate stage: split, row_id, group, label, predicted, correct,
+        frames: key of the evaluate stage, and split, row_id, group, label, predicted, correct,
             prob_0 ...; other columns are left out.
 
     Returns:
-        key, split, row_id, group, label, predicted, correct, prob_0 ...
+        key, split, row_id, group, label, predicted, correct, prob_0 ... (NaN for classes that a
+        task does not have).
     """
-    kept = []
-    for key, frame in frames.items():
-        probabilities = sorted(
-            (c for c in frame.columns if c.startswith("prob_")), key=lambda c: int(c[5:])
+    words = {name: _Words() for name in ("key", "split", "row_id", "group")}
+    numbers: dict[str, list[NDArray[np.int32]]] = {name: [] for name in words}
+    values: list[pd.DataFrame] = []
+    for key, frame in frames:
+        part = frame[frame["split"].isin(REPORTED_SPLITS)]
+        for name in ("split", "row_id", "group"):
+            numbers[name].append(words[name].numbers(part[name]))
+        numbers["key"].append(words["key"].numbers(pd.Series([key] * len(part))))
+        scored = {
+            "label": part["label"].to_numpy(np.int32),
+            "predicted": part["predicted"].to_numpy(np.int32),
+            "correct": part["correct"].to_numpy(bool),
+        }
+        probabilities = {
+            name: part[name].to_numpy(np.float32) for name in part.columns if name[:5] == "prob_"
+        }
+        values.append(pd.DataFrame(scored | probabilities))
+    pooled = pd.concat(values, ignore_index=True) if values else pd.DataFrame(columns=_SCORED)
+    named = {name: words[name].column(numbers[name]) for name in words}
+    probabilities = sorted(
+        (name for name in pooled.columns if name not in _SCORED), key=lambda name: int(name[5:])
+    )
+    return pd.DataFrame(named).join(pooled[[*_SCORED, *probabilities]])
+
+
+_SCORED = ["label", "predicted", "correct"]
+
+
+def pooled_checkpoints(compared: Mapping[str, ComparedCheckpoints]) -> pd.DataFrame:
+    """Checkpoints of many evaluations as one frame.
+
+    Args:
+        compared: by key of the evaluate stage.
+
+    Returns:
+        key, step, epoch, test_accuracy, val_agreement (NaN without a supervisor), and last,
+        best_val, oracle: whether that rule chooses this checkpoint.
+    """
+    lines = [
+        (
+            key,
+            point.step,
+            point.epoch,
+            point.test_accuracy,
+            np.nan if point.val_agreement is None else point.val_agreement,
+            *(run.steps.get(choice) == point.step for choice in CHOICES),
         )
-        columns = ["split", "row_id", "group", "label", "predicted", "correct", *probabilities]
-        part = frame.loc[frame["split"].isin(REPORTED_SPLITS), columns]
-        kept.append(part.assign(key=key)[["key", *columns]])
-    pooled = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(_NO_ROWS))
-    return pooled.astype(dict.fromkeys(("key", "split", "row_id", "group"), "category"))
+        for key, run in compared.items()
+        for point in run.curve
+    ]
+    scores = ["epoch", "test_accuracy", "val_agreement"]
+    types = {"key": object, "step": "int64", **dict.fromkeys(scores, "float64")}
+    types |= dict.fromkeys(CHOICES, "bool")
+    return pd.DataFrame(lines, columns=list(types)).astype(types)
 
 
-_NO_ROWS = ("key", "split", "row_id", "group", "label", "predicted", "correct")
+def difficulties(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Difficulty of the test rows of many tasks as one frame.
+
+    Args:
+        found: by label of the task: split, row_id, difficulty (number of rungs that fail: the index
+            of the smallest from which on all are right).
+
+    Returns:
+        task, row_id, difficulty.
+    """
+    frames = [
+        frame.loc[frame["split"] == "test", ["row_id", "difficulty"]].assign(task=task)
+        for task, frame in found.items()
+    ]
+    columns = ["task", "row_id", "difficulty"]
+    pooled = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return pooled[columns].astype({"task": object, "row_id": object, "difficulty": "int64"})
 
 
 def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:
@@ -284,4 +383,5 @@ def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:
         for metric, value in point.metrics.items()
     ]
     frame = pd.DataFrame(lines, columns=["key", "name", "kind", "step", "metric", "value"])
-    return frame.astype({"step": "int64", "value": "float64"})
+    frame = frame.astype({"step": "int64", "value": "float64"})
+    return frame.astype(dict.fromkeys(("key", "name", "kind", "metric"), "category"))

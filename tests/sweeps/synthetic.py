@@ -279,7 +279,7 @@ def results(num_rows: int = 1000, tasks: tuple[str, ...] = ("world 0", "world 1"
     return SweepResults(
         summary=summary(tasks, num_rows),
         trials=trials,
-        rows=pooled_rows(frames),
+        rows=pooled_rows(frames.items()),
         curves=pooled_curves(curves()),
         debates=debates(),
     )

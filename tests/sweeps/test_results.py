@@ -39,7 +39,7 @@ def test_rows_keep_val_and_test_and_put_classes_in_order():
             "supervisor_predicted": [1, 1, 1],
         }
     )
-    pooled = pooled_rows({"k": frame})
+    pooled = pooled_rows([("k", frame)])
     assert pooled["row_id"].tolist() == ["a", "b"]
     assert [c for c in pooled.columns if c.startswith("prob")] == ["prob_2", "prob_10"]
     assert "supervisor_predicted" not in pooled.columns
@@ -47,7 +47,7 @@ def test_rows_keep_val_and_test_and_put_classes_in_order():
 
 def test_a_sweep_without_curves_or_evaluations_has_empty_frames():
     assert len(pooled_curves([])) == 0
-    assert len(pooled_rows({})) == 0
+    assert len(pooled_rows([])) == 0
 
 
 def test_a_trial_lists_a_shared_evaluation_once():

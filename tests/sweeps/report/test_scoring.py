@@ -51,7 +51,7 @@ def trial(name: str = "t", **changes) -> TrialResult:
 
 def board(trials: list[TrialResult], **frames: pd.DataFrame) -> Board:
     tasks = tuple(dict.fromkeys(trial.task for trial in trials))
-    return Board(SweepResults(synthetic.summary(tasks), tuple(trials), pooled_rows(frames)))
+    return Board(SweepResults(synthetic.summary(tasks), tuple(trials), pooled_rows(frames.items())))
 
 
 def right(shares: list[bool]) -> list[int]:
