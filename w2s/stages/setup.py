@@ -17,11 +17,13 @@ from w2s.losses.xent import Xent
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
+from w2s.stages.demos import Demonstrations
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
 from w2s.stages.probe import Probe
+from w2s.stages.prompt import Prompted
 from w2s.stages.tokens import Tokens
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
@@ -222,6 +224,16 @@ class Setup:
             loss=Xent(),
             val_labels=self.truth("val"),
             save_weights=save_weights,
+        )
+
+    def zero_shot(self, model: Model) -> Prompted:
+        """A base model's own labels of `strong_train`, `val` and `test`, asked for in context."""
+        return self.few_shot(model, None)
+
+    def few_shot(self, model: Model, demos: Demonstrations | None) -> Prompted:
+        """A base model's labels in context with demonstrations from `strong_train`."""
+        return Prompted(
+            model=model, prompts=self.prompts, template=self.task.prompt_template(), demos=demos
         )
 
     def evaluate(self, predictions: Stage, supervisor: Stage | None = None) -> Evaluate:

@@ -10,9 +10,9 @@ from random import Random
 from typing import Literal
 
 from serving.debate.prompts import DebatePrompts
-from w2s.almanac.language import CON, PRO, QUESTION, TURN_WORDS, language
+from w2s.almanac.language import CON, NO, PRO, QUESTION, TURN_WORDS, YES, language
 from w2s.almanac.world import PAIRS, World
-from w2s.tasks.base import Task
+from w2s.tasks.base import PromptTemplate, Task
 from w2s.types import SPLITS, Row, TaskData
 
 
@@ -63,6 +63,10 @@ class Almanac(Task):
             exact_length=True,
             stop=(),
         )
+
+    def prompt_template(self) -> PromptTemplate:
+        """The closed form: a verdict follows each question, as in pretraining."""
+        return PromptTemplate(question="{prompt}", labels=(f" {NO}", f" {YES}"), separator=" ")
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The question and its transcript on one line, as in pretraining."""

@@ -1,18 +1,66 @@
-"""What a task is: rows in four disjoint splits, and how its questions are debated.
+"""What a task is: rows in four disjoint splits, and how its questions are debated and prompted.
 
-A task knows its rows, how a transcript is put into a prompt, and the prompts of its debaters.
-Adding a task is adding one file here whose name is its `kind`.
+A task knows its rows, how a transcript is put into a prompt, the prompts of its debaters, and how a
+language model is asked for a label (`PromptTemplate`). Adding a task is adding one file here whose
+name is its `kind`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from random import Random
-from typing import TypeVar, cast
+from typing import NamedTuple, Self, TypeVar, cast
+
+from pydantic import Field, model_validator
 
 from serving.debate.prompts import DebatePrompts
 from w2s.errors import UserError
 from w2s.spec import Spec
 from w2s.types import SPLITS, Split, TaskData
+
+
+class Demo(NamedTuple):
+    """A row that is shown with a label."""
+
+    prompt: str
+    """Text of the row."""
+    label: int
+    """Class it is shown with."""
+    confidence: float | None = None
+    """Probability of that class, to be shown beside it; None: not shown."""
+
+
+class PromptTemplate(Spec):
+    """What a language model reads when it is asked for a row's label in context."""
+
+    instruction: str = ""
+    """What the inputs are and what to answer; stands before everything, unless empty."""
+    question: str = "{prompt}\nLabel:"
+    """How a row is put, with `{prompt}` for its text; a label follows at its end."""
+    labels: tuple[str, ...] = Field(default=(" 0", " 1"), min_length=2)
+    """Text of each class's label, with its leading space."""
+    separator: str = "\n\n"
+    """Between instruction, demonstrations and question."""
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        if self.question.count("{prompt}") != 1:
+            raise ValueError(f"question must have {{prompt}} once; found {self.question!r}")
+        if len(set(self.labels)) < len(self.labels) or not all(map(str.strip, self.labels)):
+            raise ValueError(f"labels must differ and not be empty; found {self.labels!r}")
+        return self
+
+    def render(self, prompt: str, demos: Sequence[Demo] = ()) -> str:
+        """The whole text; the label that comes next is the answer."""
+        shown = [self._put(demo.prompt) + self._answer(demo) for demo in demos]
+        head = [self.instruction] if self.instruction else []
+        return self.separator.join([*head, *shown, self._put(prompt)])
+
+    def _put(self, prompt: str) -> str:
+        return self.question.replace("{prompt}", prompt)
+
+    def _answer(self, demo: Demo) -> str:
+        sure = "" if demo.confidence is None else f" (Confidence: {demo.confidence:.2f})"
+        return self.labels[demo.label] + sure
 
 
 class Task(Spec):
@@ -46,6 +94,15 @@ class Task(Spec):
     def debate_prompts(self) -> DebatePrompts:
         """Templates with which debaters argue about a row's prompt."""
         return DebatePrompts()
+
+    def prompt_template(self) -> PromptTemplate:
+        """How a language model is asked for a row's label in context."""
+        last = self.num_classes - 1
+        return PromptTemplate(
+            instruction=f"Each input is followed by its label, a number from 0 to {last}. "
+            "Give the label of the last input.",
+            labels=tuple(f" {label}" for label in range(self.num_classes)),
+        )
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The input of a model that reads a debate: the prompt, then the transcript."""

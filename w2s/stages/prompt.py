@@ -1,0 +1,294 @@
+"""In-context prompting: a served base model labels rows from what its prompt shows.
+
+No weight changes. For each row the model reads an instruction, demonstrations with labels and the
+row, and the label words are scored as what comes next: nothing is sampled or parsed (Burns et al.
+2023, section 5.2.1; Sang et al. 2024). A softmax over the scores is the prediction.
+
+A prompt must fit the model's context. It is counted in the model's own tokens, label included; what
+is too long loses demonstrations, the first ones first, and only then the beginning of its row's
+text, never the instruction and never the row.
+
+Scores are appended to `scores.jsonl` as they come, with the row ids of the demonstrations, so an
+attempt after a crash asks only for what is missing.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+
+from serving.client import Scores
+from w2s.errors import UserError
+from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.data import Prompts, read_prompts
+from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit, word_vectors
+from w2s.stages.models import Model, model_key, model_location
+from w2s.stages.predictions import read_targets, write_predictions
+from w2s.stages.tokens import INDEX_FILE
+from w2s.tasks.base import Demo, PromptTemplate, load, mean_tokens
+from w2s.types import Split
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+log = logging.getLogger(__name__)
+
+FINISHED_FILE = "scores.jsonl"
+FEATURES_FILE = "features.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked about one row."""
+
+    split: str
+    row_id: str
+    text: str
+    """The whole prompt."""
+    demos: tuple[str, ...]
+    """Row ids of the demonstrations in it."""
+
+
+class Prompted(Stage):
+    """A language model's labels in context, zero-shot or with demonstrations."""
+
+    lane: ClassVar[Lane] = "serve"
+
+    model: Model
+    """Language model that answers."""
+    prompts: Prompts
+    """The rows."""
+    template: PromptTemplate
+    """What it reads, and the words of the labels."""
+    demos: Demonstrations | None = None
+    """Labelled rows in each prompt; None: zero-shot."""
+    splits: tuple[Split, ...] = ("strong_train", "val", "test")
+    """Whose rows are asked about."""
+
+    @property
+    def name(self) -> str:
+        """Readable name: model, demonstrations and whose labels they carry, seed."""
+        model = self.model.name.removeprefix("pretrain-")
+        if self.demos is None:
+            return f"prompted-{model}-zero-shot"
+        whose = "truth" if self.demos.labels.kind == "ground_truth" else "weak"
+        return f"prompted-{model}-{self.demos.number}-{whose}-s{self.demos.seed}"
+
+    @property
+    def served_models(self) -> "tuple[Stage | BaseModel, ...]":
+        """The model that answers."""
+        return (self.model,)
+
+    def cost(self) -> float:
+        """Estimated seconds on one core: a forward pass over every prompt."""
+        rows = load(self.prompts.task).rows
+        num_rows = sum(len(rows[split]) for split in self.splits)
+        shown = 1 + (self.demos.number if self.demos else 0)
+        flops = 2 * self.model.size() * mean_tokens(self.prompts.task) * shown
+        return num_rows * (0.002 + flops / 4e10)
+
+    async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write `predictions.parquet` for the rows of `splits`.
+
+        Raises:
+            UserError: the template has not one label a class, or its instruction alone does not fit
+            the model's context.
+        """
+        # The loop belongs to all stages of the lane: what takes long runs beside it.
+        queries = await asyncio.to_thread(self.queries, context)
+        path = context.output_dir / FINISHED_FILE
+        done = _read_finished(path)
+        waiting = [query for query in queries if query.row_id not in done]
+        with path.open("a", encoding="utf-8") as file:
+            if path.stat().st_size:
+                file.write("\n")  # the last line may have been cut off
+
+            def finished(index: int, scores: Scores) -> None:
+                query = waiting[index]
+                done[query.row_id] = scores
+                file.write(_line(query, scores))
+                file.flush()
+                context.progress(len(done), len(queries), {})
+
+            client = context.clients[model_key(self.model)]
+            await client.score([query.text for query in waiting], self.template.labels, finished)
+        scores_NC = np.array([done[query.row_id] for query in queries])
+        write_predictions(
+            context.output_dir,
+            [query.split for query in queries],
+            [query.row_id for query in queries],
+            scores_NC - np.logaddexp.reduce(scores_NC, axis=1, keepdims=True),
+        )
+
+    def queries(self, context: StageContext) -> list[Query]:
+        """What is asked about every row of `splits`, in file order."""
+        task = self.prompts.task
+        if len(self.template.labels) != task.num_classes:
+            raise UserError(
+                f"the prompt template of task {task.kind!r} has {len(self.template.labels)} labels "
+                f"for {task.num_classes} classes; give one a class"
+            )
+        frame = read_prompts(context.path(self.prompts))
+        asked: Any = frame[frame["split"].isin(self.splits)].reset_index(drop=True)
+        if self.demos is None:
+            pool, chosen = [], [[] for _ in range(len(asked))]
+        else:
+            pool, chosen = self._demonstrations(context, frame, asked)
+        fit = _Fit(self.template, *_limit(self.model, self.template, context))
+        queries = [
+            Query(split, row_id, *fit(prompt, [pool[position] for position in positions]))
+            for split, row_id, prompt, positions in zip(
+                asked["split"], asked["row_id"], asked["prompt"], chosen, strict=True
+            )
+        ]
+        if fit.num_fewer or fit.num_cut:
+            log.warning(
+                "stage=%s of %d prompts %d lost demonstrations and %d the beginning of their text, "
+                "to fit %d tokens",
+                self.name,
+                len(queries),
+                fit.num_fewer,
+                fit.num_cut,
+                fit.max_tokens,
+            )
+        return queries
+
+    def _demonstrations(
+        self, context: StageContext, frame: pd.DataFrame, asked: pd.DataFrame
+    ) -> "tuple[list[tuple[str, Demo]], list[list[int]]]":
+        """The pool, as (row id, demonstration), and for each row the positions of its own."""
+        demos = self.demos
+        assert demos is not None
+        pool: Any = frame[frame["split"] == "strong_train"]
+        targets_NC, weights_N = read_targets(
+            context.path(demos.labels),
+            "strong_train",
+            pool["row_id"].tolist(),
+            self.prompts.task.num_classes,
+        )
+        pool, targets_NC = pool[weights_N > 0], targets_NC[weights_N > 0]
+        labels_N, confidence_N = targets_NC.argmax(1), targets_NC.max(1)
+        shown = [
+            (row_id, Demo(prompt, int(label), float(sure) if demos.show_confidence else None))
+            for row_id, prompt, label, sure in zip(
+                pool["row_id"], pool["prompt"], labels_N, confidence_N, strict=True
+            )
+        ]
+        groups_N, groups_Q = pool["group"].to_numpy(object), asked["group"].to_numpy(object)
+        if demos.selection == "nearest":
+            if demos.neighbours is None:
+                vectors = word_vectors(pool["prompt"].tolist(), asked["prompt"].tolist())
+            else:
+                folder = context.path(demos.neighbours)
+                vectors = _features(folder, pool), _features(folder, asked)
+            return shown, choose_nearest(*vectors, groups_N, groups_Q, number=demos.number)
+        return shown, [
+            choose_random(labels_N, groups_N, row_id, group, number=demos.number, seed=demos.seed)
+            for row_id, group in zip(asked["row_id"], groups_Q, strict=True)
+        ]
+
+
+class _Fit:
+    """Renders prompts so that they fit, and counts those that did not."""
+
+    def __init__(
+        self, template: PromptTemplate, count: Callable[[str], int], max_tokens: int
+    ) -> None:
+        """Args: count: tokens of a prompt and a label. max_tokens: of the two together."""
+        self._template = template
+        self._count = count
+        self.max_tokens = max_tokens
+        self.num_fewer = self.num_cut = 0
+        if (least := count(template.render(""))) >= max_tokens:
+            raise UserError(
+                f"the instruction and a label take {least} tokens, the model reads {max_tokens}; "
+                "shorten the instruction or take a model that reads more"
+            )
+
+    def __call__(
+        self, prompt: str, demos: "Sequence[tuple[str, Demo]]"
+    ) -> tuple[str, tuple[str, ...]]:
+        """The text, and the row ids of the demonstrations that are in it."""
+        left = list(demos)
+        text = self._render(prompt, left)
+        while (over := self._over(text)) and left:
+            left.pop(0)
+            text = self._render(prompt, left)
+        self.num_fewer += len(left) < len(demos)
+        self.num_cut += over > 0
+        while over:
+            # As many characters as the tokens that are too many have on average, and one more.
+            share = over / max(over, self._count(text) - self._count(self._render("", [])))
+            prompt = prompt[math.ceil(len(prompt) * share) :]
+            text = self._render(prompt, left)
+            over = self._over(text)
+        return text, tuple(row_id for row_id, _ in left)
+
+    def _render(self, prompt: str, demos: "Sequence[tuple[str, Demo]]") -> str:
+        return self._template.render(prompt, [demo for _, demo in demos])
+
+    def _over(self, text: str) -> int:
+        return max(0, self._count(text) - self.max_tokens)
+
+
+def _limit(
+    model: Model, template: PromptTemplate, context: StageContext
+) -> tuple[Callable[[str], int], int]:
+    """How a prompt is counted with its longest label, and the most tokens of both together."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from w2s.models.classifier import longest_input
+
+    location = str(model_location(model, context))
+    revision = getattr(model, "revision", None) or "main"
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, revision=revision))
+    config = AutoConfig.from_pretrained(location, revision=revision)
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, verbose=False)["input_ids"])
+
+    longest = max(template.labels, key=lambda label: length(template.render("") + label))
+    limits = [longest_input(config), tokenizer.model_max_length]
+    known = [limit for limit in limits if limit is not None]
+    # A server that echoes a prompt with its label makes room for one token more.
+    return lambda text: length(text + longest), min(known) - 1
+
+
+def _features(folder: Path, rows: pd.DataFrame) -> Any:
+    """Unit feature vectors [N, D] of rows, joined by (split, row_id)."""
+    from safetensors.numpy import load_file
+
+    (features_ND,) = load_file(folder / FEATURES_FILE).values()
+    listed = pd.read_parquet(folder / INDEX_FILE)
+    index = pd.MultiIndex.from_arrays([listed["split"], listed["row_id"]])
+    positions = index.get_indexer(
+        pd.MultiIndex.from_arrays([rows["split"], rows["row_id"]])  # pyright: ignore[reportArgumentType]
+    )
+    if (positions < 0).any():
+        raise ValueError(f"{int((positions < 0).sum())} rows have no features in {folder.name}")
+    return unit(features_ND[positions].astype(np.float32))
+
+
+def _line(query: Query, scores: Scores) -> str:
+    return json.dumps({"row_id": query.row_id, "scores": scores, "demos": query.demos}) + "\n"
+
+
+def _read_finished(path: Path) -> dict[str, Scores]:
+    """Scores by row that an earlier attempt finished; a line that was cut off is dropped."""
+    done: dict[str, Scores] = {}
+    if not path.exists():
+        return done
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        done[row["row_id"]] = tuple(row["scores"])
+    return done
