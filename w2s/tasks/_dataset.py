@@ -444,8 +444,7 @@ class DatasetTask(Task):
 
     def _halves(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """The rows of every other group, and the rest, in an order that follows the seed."""
-        order = _order(str(self.seed), rows)
-        strong = set(sorted(order, key=order.__getitem__)[1::2])
+        strong = set(_shuffled(str(self.seed), {row.group for row in rows})[1::2])
         return (
             [row for row in rows if row.group not in strong],
             [row for row in rows if row.group in strong],
@@ -479,7 +478,7 @@ class DatasetTask(Task):
         kept: set[str] = set()
         for label in counts:
             ids = [row.row_id for row in rows if row.label == label]
-            kept.update(sorted(ids, key=lambda row_id: digest(str(self.seed), row_id))[:smallest])
+            kept.update(_shuffled(str(self.seed), ids)[:smallest])
         shares = " to ".join(str(counts[label]) for label in sorted(counts))
         notes.append(
             f"{split}: {len(rows) - len(kept)} of {len(rows)} rows were dropped to balance the "
@@ -491,8 +490,9 @@ class DatasetTask(Task):
         self, split: Split, rows: list[Row], limit: int | None, notes: list[str]
     ) -> list[Row]:
         """The rows in an order that tells nothing; the first of each class if there is a limit."""
-        order = _order(str(self.seed), rows)
-        rows = sorted(rows, key=lambda row: (order[row.group], row.row_id))
+        groups = _shuffled(str(self.seed), {row.group for row in rows})
+        place = {group: index for index, group in enumerate(groups)}
+        rows = sorted(rows, key=lambda row: (place[row.group], row.row_id))
         if limit is None or len(rows) <= limit:
             return rows
         left = dict.fromkeys(range(self.num_classes), max(1, limit // self.num_classes))
@@ -510,9 +510,19 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _order(salt: str, rows: Iterable[Row]) -> dict[str, str]:
-    """A place in an order for each group, by salt and group alone."""
-    return {group: digest(salt, group) for group in {row.group for row in rows}}
+def _shuffled(salt: str, digests: Iterable[str]) -> list[str]:
+    """Digests in an order that salt and digests alone decide.
+
+    They are sorted by a hash of both: the finaliser of SplitMix64 (Steele et al. 2014), which numpy
+    does at once, and which is one to one: there are no ties.
+    """
+    names = list(digests)
+    hashes = np.array([int(name, 16) for name in names], dtype=np.uint64)
+    hashes ^= np.uint64(int(digest(salt), 16))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    hashes ^= hashes >> np.uint64(31)
+    return [names[index] for index in np.argsort(hashes)]
 
 
 def _complete(parts: dict[Part, list[Row]], notes: list[str]) -> dict[Part, list[Row]]:
@@ -525,22 +535,19 @@ def _complete(parts: dict[Part, list[Row]], notes: list[str]) -> dict[Part, list
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
         notes.append("no labelled test split: val was used as test.")
-    order = _order("cut", parts["train"])
-    _cut(parts, "test", TEST_SHARE, order, notes)
+    _cut(parts, "test", TEST_SHARE, notes)
     _drop_shared(parts, "train", "test", notes)
-    _cut(parts, "val", VAL_SHARE, order, notes)
+    _cut(parts, "val", VAL_SHARE, notes)
     _drop_shared(parts, "train", "val", notes)
     _drop_shared(parts, "val", "test", notes)
     return parts
 
 
-def _cut(
-    parts: dict[Part, list[Row]], part: Part, share: float, order: dict[str, str], notes: list[str]
-) -> None:
+def _cut(parts: dict[Part, list[Row]], part: Part, share: float, notes: list[str]) -> None:
     """Make a part that is lacking from a share of the groups of train."""
     if part in parts:
         return
-    groups = sorted({row.group for row in parts["train"]}, key=order.__getitem__)
+    groups = _shuffled("cut", {row.group for row in parts["train"]})
     chosen = set(groups[: max(1, round(share * len(groups)))])
     parts[part] = [row for row in parts["train"] if row.group in chosen]
     parts["train"] = [row for row in parts["train"] if row.group not in chosen]
