@@ -2,11 +2,17 @@
 
 A method composes stages through `Setup` and runs nothing. Its fields are its hyperparameters; two
 methods that need the same stage build equal values, so the plan holds it once.
+
+Labels go from `supervision` through `labels` to `learn`: a method that changes labels replaces the
+second, one that changes the student's recipe the third, and both can stand around another method.
 """
+
+from pydantic import BaseModel
 
 from w2s.spec import Spec
 from w2s.stages.base import Stage
 from w2s.stages.setup import Setup
+from w2s.types import Split
 
 
 class Method(Spec):
@@ -17,13 +23,21 @@ class Method(Spec):
 
     @property
     def label(self) -> str:
-        """Short name for tables: the kind and every field that is not at its default."""
-        changed = [
-            str(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            if name != "kind" and getattr(self, name) != field.default
-        ]
+        """Short name for tables: the kind and every field that is not at its default.
+
+        Words stand alone, all else has its name: `debate(weak)`, `debate_ensemble(num_members=8)`.
+        """
+        changed = _changed(self)
         return f"{self.kind}({', '.join(changed)})" if changed else self.kind
+
+    @property
+    def truth_in_labels(self) -> frozenset[Split]:
+        """Splits whose ground truth the labels depend on.
+
+        `strong_train` is among them only where a method is about that: its student is then not
+        supervised by the weak model alone.
+        """
+        return frozenset({"weak_train"})
 
     def members(self, setup: Setup) -> tuple[Stage, ...]:
         """Supervisors whose predictions are combined, for an ensemble; none for the others."""
@@ -37,9 +51,16 @@ class Method(Spec):
         """What the student learns from; the supervision unless a method changes it."""
         return self.supervision(setup)
 
+    def learn(self, setup: Setup, labels: Stage) -> Stage:
+        """What the student does with labels of `strong_train`.
+
+        One finetuning with the experiment's loss and recipe, unless a method changes it.
+        """
+        return setup.student(labels)
+
     def student(self, setup: Setup) -> Stage:
         """The stage whose predictions are scored as the student's."""
-        return setup.student(self.labels(setup))
+        return self.learn(setup, self.labels(setup))
 
     def floor(self, setup: Setup) -> Stage:
         """The weak model on its own."""
@@ -55,3 +76,27 @@ class Method(Spec):
     def arms(self, setup: Setup) -> dict[str, Stage]:
         """More predictions to score, by name: the steps of a chain, the arms of an analysis."""
         return {}
+
+    def difficulty(self, setup: Setup) -> Stage | None:
+        """Stage that leaves the difficulty of the scored rows, for the report; None: none."""
+        return None
+
+
+def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
+    """The fields that are not at their defaults, as they stand in a label."""
+    shown = []
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if name == "kind" or value == field.get_default(call_default_factory=True):
+            continue
+        if isinstance(value, Method):
+            shown.append(value.label)
+        elif isinstance(value, str):
+            shown.append(value)
+        elif isinstance(value, BaseModel):
+            shown += _changed(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            shown.append(f"{prefix}{name}={'+'.join(map(str, value))}")
+        else:
+            shown.append(f"{prefix}{name}={value}")
+    return shown

@@ -2,21 +2,17 @@
 
 from typing import Literal
 
-from w2s.methods.base import Method
+from w2s.methods._around import Around
 from w2s.stages.base import Stage
 from w2s.stages.ensemble import ShuffledLabels as ShuffledLabelsStage
 from w2s.stages.setup import Setup
 
 
-class ShuffledLabels(Method):
-    """The unaided supervisor, whose labels reach the student in random order."""
+class ShuffledLabels(Around):
+    """The labels of the method within reach the student in random order."""
 
     kind: Literal["shuffled_labels"] = "shuffled_labels"
 
-    def supervision(self, setup: Setup) -> Stage:
-        """The unaided weak supervisor."""
-        return setup.supervisor()
-
     def labels(self, setup: Setup) -> Stage:
-        """Its labels, permuted."""
-        return ShuffledLabelsStage(labels=setup.supervisor(), seed=setup.seed)
+        """The labels, permuted."""
+        return ShuffledLabelsStage(labels=self.of.labels(setup), seed=setup.seed)
