@@ -12,31 +12,24 @@ two classes that is the threshold on P(class 1) between the k-th and the next la
 times the rows. With more, the classes' log-probabilities get additive offsets, found by setting one
 class's threshold after the other until the shares fit; with two classes this is the same rule.
 
-The published code's weight climbs to 0.1 over the warm-up and then jumps to 1
-(openai/weak-to-strong, `logconf_loss_fn`); here it is continuous.
+The weight is continuous; the published code's is not (see `confidence_openai`).
 
 B examples of the part, N examples of the whole update, C classes.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from w2s.losses._schedule import ramp
 from w2s.losses.base import Batch, Loss
 from w2s.types import LossOutput
 
 MAX_SWEEPS = 20
 """Passes over the classes in the search for offsets of three classes and more."""
-
-
-def confidence_weight(progress: float, max_weight: float, warmup_fraction: float) -> float:
-    """Weight of the student's own prediction: linear from 0 to `max_weight`, then constant."""
-    if warmup_fraction == 0:
-        return max_weight
-    return max_weight * min(1.0, progress / warmup_fraction)
 
 
 def class_counts(weak_NC: Tensor) -> Tensor:
@@ -92,8 +85,6 @@ def confidence_loss(logits_BC: Tensor, weak_BC: Tensor, hard_BC: Tensor, weight:
 class Confidence(Loss):
     """Cross-entropy to a mix of weak labels and the student's own hardened predictions."""
 
-    needs_whole_batch: ClassVar[bool] = True
-
     kind: Literal["confidence"] = "confidence"
     """Name of the loss."""
     max_weight: float = Field(default=0.5, ge=0, le=1)
@@ -102,6 +93,11 @@ class Confidence(Loss):
     warmup_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of training over which the weight rises from 0; 0: full weight from the start."""
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """The threshold is that of the whole update."""
+        return True
+
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
         """Confidence loss of each example, with the threshold of the whole update."""
         logits_BC = model(batch.input_ids_BT, batch.attention_mask_BT)
@@ -109,7 +105,7 @@ class Confidence(Loss):
         if logits_NC is None or weak_NC is None:
             logits_NC, weak_NC = logits_BC.detach(), batch.targets_BC
         hard_BC = harden_by_prior(logits_BC, prior_offsets(logits_NC, weak_NC))
-        weight = confidence_weight(progress, self.max_weight, self.warmup_fraction)
+        weight = self.max_weight * ramp(progress, self.warmup_fraction)
         agreement = (hard_BC.argmax(1) == batch.targets_BC.argmax(1)).float().mean()
         return LossOutput(
             confidence_loss(logits_BC, batch.targets_BC, hard_BC, weight),

@@ -2,7 +2,8 @@
 
 The "product" variant of Burns et al. 2023 as in their published code (openai/weak-to-strong,
 `loss.py`): target proportional to p_strong^beta * p_weak^alpha, renormalised, no gradient through
-it. It needs no batch statistics.
+it. It needs no batch statistics. (The published class also takes a warm-up fraction, which it never
+reads; there is none here.)
 
 B examples, C classes.
 """

@@ -1,39 +1,30 @@
 """The confidence loss against hand-worked numbers and the paper's two ways of writing it."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.w2s.losses.toy import apply, random_case, two_class
 from w2s.losses.confidence import (
     Confidence,
     class_counts,
     confidence_loss,
-    confidence_weight,
     harden_by_prior,
     prior_offsets,
 )
 
 
-def two_class(p1: list[float]) -> torch.Tensor:
-    p = torch.tensor(p1)
-    return torch.stack([1 - p, p], 1)
-
-
-def test_weight_rises_linearly_and_stays() -> None:
-    weights = [confidence_weight(progress, 0.75, 0.2) for progress in (0, 0.05, 0.1, 0.2, 0.6, 1)]
-    assert weights == pytest.approx([0, 0.1875, 0.375, 0.75, 0.75, 0.75])
-
-
-def test_weight_is_continuous() -> None:
-    steps = [confidence_weight(step / 1000, 0.5, 0.2) for step in range(1001)]
-    assert max(b - a for a, b in pairwise(steps)) < 0.0026
+@pytest.mark.parametrize(("progress", "weight"), [(0.0, 0), (0.1, 0.375), (0.2, 0.75), (1.0, 0.75)])
+def test_weight_rises_over_the_warmup(progress: float, weight: float) -> None:
+    output, _ = apply(Confidence(max_weight=0.75), *random_case(classes=2), progress)
+    assert output.metrics["confidence_weight"] == pytest.approx(weight)
 
 
 def test_no_warmup_means_full_weight_at_once() -> None:
-    assert confidence_weight(0.0, 0.5, 0.0) == 0.5
+    output, _ = apply(Confidence(warmup_fraction=0), *random_case(), progress=0.0)
+    assert output.metrics["confidence_weight"] == 0.5
 
 
 def test_threshold_follows_class_prior() -> None:
@@ -94,19 +85,19 @@ def test_mixing_losses_equals_mixing_targets() -> None:
     logits = torch.randn(9, 2, generator=generator)
     weak = torch.randn(9, 2, generator=generator).softmax(1)
     hard = harden_by_prior(logits, prior_offsets(logits, weak))
-    to_weak = -(weak * logits.log_softmax(1)).sum(1).mean()
-    to_itself = -(hard * logits.log_softmax(1)).sum(1).mean()
+    to_weak = -(weak * logits.log_softmax(1)).sum(1)
+    to_itself = -(hard * logits.log_softmax(1)).sum(1)
     mixed = confidence_loss(logits, weak, hard, 0.3)
-    assert float(mixed) == pytest.approx(float(0.7 * to_weak + 0.3 * to_itself), rel=1e-6)
+    torch.testing.assert_close(mixed, 0.7 * to_weak + 0.3 * to_itself)
 
 
 def test_nothing_is_learned_through_the_hardened_prediction() -> None:
     logits = torch.tensor([[0.2, 0.1], [0.0, 1.0]], requires_grad=True)
     weak = two_class([0.5, 0.5])
     hard = harden_by_prior(logits, prior_offsets(logits, weak))
-    confidence_loss(logits, weak, hard, 1.0).backward()
-    # The gradient of cross-entropy to a constant: (softmax - target) / rows.
-    expected = (logits.detach().softmax(1) - hard) / 2
+    confidence_loss(logits, weak, hard, 1.0).sum().backward()
+    # The gradient of cross-entropy to a constant: softmax - target.
+    expected = logits.detach().softmax(1) - hard
     torch.testing.assert_close(logits.grad, expected)
 
 
