@@ -33,7 +33,7 @@ class ANLI(DatasetTask):
         rows = source.rows(frame, ("premise", "hypothesis"), label="label", classes=CLASSES)
         for _, label, (premise, hypothesis), _ in rows:
             yield Example(
-                prompt=f"{premise}\n\nQ: Does it follow that {hypothesis}\nA:",
+                prompt=f"{premise}\nClaim: {hypothesis}\n\nQ: Does the claim follow?\nA:",
                 label=label,
                 group=normal(premise),
             )
