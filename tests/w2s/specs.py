@@ -26,6 +26,7 @@ from w2s.models.source import PretrainedModel
 from w2s.spec import Spec, available, parse
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
+from w2s.stages.demos import Demonstrations
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
@@ -33,11 +34,12 @@ from w2s.stages.finetune import Finetune
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
+from w2s.stages.prompt import Prompted
 from w2s.stages.style import StyleClassifier
 from w2s.stages.tokens import Tokens
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
 from w2s.tasks.almanac import Almanac
-from w2s.tasks.base import Task
+from w2s.tasks.base import PromptTemplate, Task
 from w2s.tasks.sciq import SciQ
 from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
 
@@ -95,6 +97,7 @@ def stages() -> list[BaseModel]:
             seed=0,
         ),
         GenerativeFinetune(model=model, tokens=tokens, train=GenerativeConfig(), seed=0),
+        Prompted(model=model, prompts=prompts, template=PromptTemplate()),
         debate,
         ShuffledTranscripts(transcripts=debate, seed=0),
         PermutedTranscripts(transcripts=debate, task=task, seed=0),
@@ -130,6 +133,10 @@ def plain() -> list[BaseModel]:
         ProbeConfig(),
         GenerativeConfig(),
         DebatePrompts(),
+        PromptTemplate(),
+        Demonstrations(
+            labels=GroundTruth(task=task, split="strong_train"), number=5, selection="nearest"
+        ),
         ServedModel(name="m", path="somewhere"),
         model,
         experiment,
@@ -150,6 +157,12 @@ OTHER: dict[tuple[str, str], Any] = {
     ("DebatePrompts", "stop"): ("other",),
     ("Evaluate", "truths"): (GroundTruth(task=Almanac(), split="val"),),
     ("Debate", "splits"): ("test",),
+    ("Prompted", "demos"): Demonstrations(
+        labels=GroundTruth(task=Almanac(), split="strong_train"), number=5
+    ),
+    ("Prompted", "splits"): ("test",),
+    ("PromptTemplate", "question"): "{prompt} other",
+    ("PromptTemplate", "labels"): (" no", " yes"),
     ("TextCorpus", "held_out"): ({"path": "tests.parquet", "template": "{text}"},),
 }
 """Another value for fields that the generic rules cannot vary."""

@@ -138,6 +138,7 @@ GOLDEN = {
     "Features": "61c7a8bc21142e5a",
     "Probe": "441e94659c402e3d",
     "GenerativeFinetune": "edef92c18703ceab",
+    "Prompted": "72f1b42461a388e9",
     "Debate": "7d3286d24054cceb",
     "ShuffledTranscripts": "48711f9d75824294",
     "PermutedTranscripts": "e32f95e8ee015305",

@@ -224,12 +224,16 @@ class _Fit:
         self.num_fewer += len(left) < len(demos)
         self.num_cut += over > 0
         while over:
-            # As many characters as the tokens that are too many have on average, and one more.
-            share = over / max(over, self._count(text) - self._count(self._render("", [])))
-            prompt = prompt[math.ceil(len(prompt) * share) :]
+            prompt = self._without_beginning(prompt, over)
             text = self._render(prompt, left)
             over = self._over(text)
         return text, tuple(row_id for row_id, _ in left)
+
+    def _without_beginning(self, prompt: str, num_tokens: int) -> str:
+        """The text without the characters that so many tokens have on average, to a word's end."""
+        own = self._count(self._render(prompt, [])) - self._count(self._render("", []))
+        cut = math.ceil(len(prompt) * min(1.0, num_tokens / max(1, own)))
+        return prompt[prompt.find(" ", cut - 1) + 1 :] if " " in prompt[cut - 1 :] else prompt[cut:]
 
     def _render(self, prompt: str, demos: "Sequence[tuple[str, Demo]]") -> str:
         return self._template.render(prompt, [demo for _, demo in demos])
