@@ -99,14 +99,17 @@ def joined(frame: pd.DataFrame, row_ids: list[str], what: str) -> pd.DataFrame:
     """The rows of a frame in the order of some ids.
 
     Args:
-        frame: has a column `row_id` without duplicates.
+        frame: has a column `row_id`.
         row_ids: ids wanted.
         what: name of the frame in the error.
 
     Raises:
-        ValueError: an id is not in the frame.
+        ValueError: an id is not in the frame, or there is one twice.
     """
-    indexed: Any = frame.set_index("row_id", verify_integrity=True)
+    indexed: Any = frame.set_index("row_id")
+    if not indexed.index.is_unique:
+        first = indexed.index[indexed.index.duplicated()][0]
+        raise ValueError(f"{what} has a row twice: {first}")
     missing = sorted(set(row_ids) - set(indexed.index))
     if missing:
         raise ValueError(f"{what} lacks {len(missing)} of {len(row_ids)} rows; first: {missing[0]}")
