@@ -2,17 +2,17 @@
 
 * `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, no remote
   code.
-* `Classifier` puts a bias-free linear head on one token of it; `Classifier.fresh` makes one from a
-  backbone that stays untouched, so that a worker which holds a base model makes a student without
-  reading a file.
-* `save_classifier` / `load_classifier` keep a finetuned one.
+* `Classifier` puts a linear `Head` on one token of it; `Classifier.fresh` makes one from a backbone
+  that stays untouched, so that a worker which holds a base model makes a student without reading a
+  file.
+* `save_classifier` / `load_classifier` keep a finetuned one; `write_head` / `read_head` a head.
 
 B rows, T tokens, D hidden size, C classes.
 """
 
 import copy
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +33,17 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet"
 """Model types whose first token is not at position 0."""
 
 
+class Head(NamedTuple):
+    """What turns the hidden state of the token that is read into logits."""
+
+    weight_CD: Tensor
+    """A row per class; one row for a head that scores options."""
+    bias_C: Tensor | None = None
+    """Heads have none, but for those of probes, which need one for the mean of their features."""
+    options: int = 0
+    """Texts of a row whose scores are the logits; 0: a row is one text."""
+
+
 class Classifier(nn.Module):
     """Backbone and head.
 
@@ -41,19 +52,16 @@ class Classifier(nn.Module):
     meaning of the text.
     """
 
-    def __init__(self, backbone: PreTrainedModel, head_weight_CD: Tensor, options: int = 0) -> None:
-        """Take over a backbone (it will be trained in place) and the weight of a head.
-
-        Args:
-            backbone: decoder or encoder.
-            head_weight_CD: a row per class; one row for a head that scores options.
-            options: texts of a row whose scores are the logits; 0: a row is one text.
-        """
+    def __init__(self, backbone: PreTrainedModel, head: Head) -> None:
+        """Take over a backbone; what of it requires a gradient will be trained in place."""
         super().__init__()
-        self.options = options
+        num_logits, width = head.weight_CD.shape
+        self.options = head.options
         self.backbone = backbone
-        self.head = nn.Linear(head_weight_CD.shape[1], head_weight_CD.shape[0], bias=False)
-        self.head.weight.data = head_weight_CD.float()
+        self.head = nn.Linear(width, num_logits, bias=head.bias_C is not None)
+        self.head.weight.data = head.weight_CD.float()
+        if head.bias_C is not None:
+            self.head.bias.data = head.bias_C.float()
         self.causal = is_causal(backbone.config)
         self._read_token = ReadToken(backbone) if self.causal else None
 
@@ -63,7 +71,7 @@ class Classifier(nn.Module):
         base: PreTrainedModel,
         num_classes: int,
         *,
-        head_init: Literal["random", "zero", "unembedding"] = "random",
+        head_init: Literal["random", "zero"] = "random",
         seed: int = 0,
         options: bool = False,
     ) -> "Classifier":
@@ -76,12 +84,8 @@ class Classifier(nn.Module):
             seed: of the random head; equal on every device.
             options: a one-logit head that scores each of a row's C texts.
         """
-        head_weight_CD = torch.zeros(1 if options else num_classes, hidden_size(base.config))
-        if head_init == "random":
-            head_weight_CD.normal_(0.0, HEAD_STD, generator=torch.Generator().manual_seed(seed))
-        return cls(
-            copy.deepcopy(base), head_weight_CD.to(base.device), num_classes if options else 0
-        )
+        head = fresh_head(base, num_classes, head_init=head_init, seed=seed, options=options)
+        return cls(copy_backbone(base), head)
 
     @property
     def num_classes(self) -> int:
@@ -113,6 +117,37 @@ class Classifier(nn.Module):
         with torch.autocast(read_BD.device.type, enabled=False):
             logits = self.head(read_BD.float())
             return logits.view(-1, self.options) if self.options else logits
+
+
+def fresh_head(
+    base: PreTrainedModel,
+    num_classes: int,
+    *,
+    head_init: Literal["random", "zero"],
+    seed: int,
+    options: bool,
+) -> Head:
+    """A head without any training, on the device of the backbone; see `Classifier.fresh`."""
+    weight_CD = torch.zeros(1 if options else num_classes, hidden_size(base.config))
+    if head_init == "random":
+        weight_CD.normal_(0.0, HEAD_STD, generator=torch.Generator().manual_seed(seed))
+    return Head(weight_CD.to(base.device), options=num_classes if options else 0)
+
+
+def copy_backbone(base: PreTrainedModel, *, share: bool = False) -> PreTrainedModel:
+    """A backbone of its own.
+
+    Args:
+        base: what is copied; it stays as it is.
+        share: the modules are new (they can be hooked into and wrapped) but the tensors are those
+            of the base, so nothing may train them; else the copy's own, all of them trained.
+    """
+    if share:
+        tensors = [*base.parameters(), *base.buffers()]
+        return copy.deepcopy(base, {id(tensor): tensor for tensor in tensors})
+    copied = copy.deepcopy(base)
+    copied.requires_grad_(True)
+    return copied
 
 
 def is_causal(config: PretrainedConfig) -> bool:
@@ -205,12 +240,32 @@ def prepare_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Write the backbone (config and safetensors, loadable by itself) and the head to a folder."""
+    """Write the backbone (config and safetensors, loadable by itself) and the head to a folder.
+
+    Adapters must have been merged.
+    """
     classifier.backbone.save_pretrained(folder)
-    save_file({"weight": classifier.head.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
+    head = classifier.head
+    write_head(Head(head.weight, head.bias, classifier.options), folder)
 
 
 def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     """Read what `save_classifier` wrote."""
-    weight_CD = load_file(folder / HEAD_FILE)["weight"]
-    return Classifier(load_backbone(folder), weight_CD).to(device)
+    return Classifier(load_backbone(folder), read_head(folder)).to(device)
+
+
+def write_head(head: Head, folder: Path) -> None:
+    """Write a head to a folder."""
+    tensors = {"weight": head.weight_CD, "options": torch.tensor(head.options)}
+    if head.bias_C is not None:
+        tensors["bias"] = head.bias_C
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / HEAD_FILE,
+    )
+
+
+def read_head(folder: Path, device: str = "cpu") -> Head:
+    """Read what `write_head` wrote."""
+    tensors = load_file(folder / HEAD_FILE, device=device)
+    return Head(tensors["weight"], tensors.get("bias"), int(tensors["options"]))

@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from w2s.errors import UserError
 from w2s.spec import Spec, digest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -128,10 +131,17 @@ def num_parameters(location: str, revision: str | None = None) -> ParameterCount
         )
     if isinstance(getattr(backbone, "pooler", None), torch.nn.Module):
         backbone.pooler = None
+    return count_parameters(backbone)
+
+
+def count_parameters(backbone: "nn.Module") -> ParameterCount:
+    """Parameters of a backbone in memory."""
+    from torch import nn
+
     tables = {
         id(module.weight): module.weight.numel()
         for module in backbone.modules()
-        if isinstance(module, torch.nn.Embedding)
+        if isinstance(module, nn.Embedding)
     }
     return ParameterCount(sum(p.numel() for p in backbone.parameters()), sum(tables.values()))
 

@@ -9,24 +9,33 @@ student.
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
+from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts
 from w2s.stages.models import Model, ModelStage, model_key, model_location
-from w2s.stages.predictions import read_targets, write_predictions
-from w2s.stages.tokens import Tokens, read_tokens
+from w2s.stages.predictions import Targets, read_targets, write_predictions
+from w2s.stages.recorder import CheckpointRecorder, write_training
+from w2s.stages.tokens import Tokens, TokenTable, read_tokens
 from w2s.tasks.base import Task, load, mean_tokens
 from w2s.training.config import TrainConfig
 from w2s.types import Split
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
+    from w2s.models.classifier import Classifier, Head
+
 WEIGHTS_FOLDER = "weights"
-PREDICTED: tuple[Split, ...] = ("strong_train", "val", "test")
+SCORED: tuple[Split, ...] = ("val", "test")
+"""Splits that are predicted at every checkpoint."""
+PREDICTED: tuple[Split, ...] = ("strong_train", *SCORED)
 
 
 class Finetune(Stage):
@@ -93,37 +102,66 @@ class Finetune(Stage):
         steps = self.train.epochs * max(1, len(rows[self.train_split]) // self.train.batch_size)
         tokens = mean_tokens(self.task)
         flops = self.model.size() * tokens * 2
-        predicted = sum(len(rows[split]) for split in PREDICTED)
+        scored = sum(len(rows[split]) for split in SCORED)
+        predicted = len(rows["strong_train"]) + scored * max(1, self.train.num_checkpoints)
         step_s = 0.006 + 3 * flops * self.train.batch_size / 2e10
         return 0.3 + steps * step_s + predicted * flops / 4e10
 
     def run(self, context: StageContext) -> None:
-        """Write `predictions.parquet`, and `weights/` if asked."""
-        from w2s.models.classifier import Classifier, save_classifier
+        """Write predictions, checkpoints, `training.json`, and `weights/` if asked.
+
+        Raises:
+            UserError: the label words of an unembedding head do not fit the task or the model, or
+                an adapter has no place in it.
+        """
+        from w2s.models.adapters import merge_adapters
+        from w2s.models.classifier import save_classifier
+        from w2s.models.source import count_parameters
+        from w2s.training.flops import training_flops
         from w2s.training.loop import finetune, predict
         from w2s.training.parallel import Replicas
 
         replicas = context.replicas or Replicas()
-        base = base_backbone(self.model, context)
         table = read_tokens(context.path(self.tokens))
-        classifier = Classifier.fresh(
-            base,
-            self.task.num_classes,
-            head_init=self.train.head_init,
-            seed=self.seed,
-            options=table.rows.texts_per_row > 1,
-        )
         train = table.where((table.index["split"] == self.train_split).to_numpy())
-        targets = read_targets(
-            context.path(self.labels),
-            self.train_split,
-            train.index["row_id"].tolist(),
-            self.task.num_classes,
-        )
+        targets = self._targets(self.labels, self.train_split, train, context)
         kept = np.flatnonzero(targets.weights_N > 0)
-        finetune(
+        scored = table.where(table.index["split"].isin(SCORED).to_numpy())
+        val_targets = None
+        if self.val_labels is not None:
+            val = scored.where((scored.index["split"] == "val").to_numpy())
+            val_targets = self._targets(self.val_labels, "val", val, context)
+
+        classifier = self._classifier(table.rows.texts_per_row > 1, context)
+
+        def logprobs_of(part: TokenTable) -> NDArray[np.float32]:
+            return predict(
+                classifier,
+                part.rows,
+                replicas=replicas,
+                device=context.device,
+                precision=context.precision,
+                micro_batch_size=context.micro_batch_size,
+            )
+
+        recorder = CheckpointRecorder(
+            scored.index, val_targets, self.train.checkpoint, self.train.epochs
+        )
+        best: dict[str, Tensor] = {}
+
+        def on_checkpoint(step: int, num_steps: int) -> None:
+            metrics = recorder.add(step, num_steps, logprobs_of(scored))
+            context.progress(step, num_steps, metrics)
+            if recorder.keeps(step) and step < num_steps:
+                best.update(_trained(classifier))
+
+        learned = train.rows.take(kept)
+        flops = training_flops(
+            classifier, learned, self.train, seed=self.seed, device=context.device
+        )
+        curve = finetune(
             classifier,
-            train.rows.take(kept),
+            learned,
             targets.probabilities_NC[kept],
             self.loss,
             self.train,
@@ -134,34 +172,122 @@ class Finetune(Stage):
             precision=context.precision,
             micro_batch_size=context.micro_batch_size,
             on_progress=context.progress,
+            on_checkpoint=on_checkpoint,
         )
-        rest = table.where(table.index["split"].isin(PREDICTED).to_numpy())
-        logprobs_NC = predict(
-            classifier,
-            rest.rows,
-            replicas=replicas,
-            device=context.device,
-            precision=context.precision,
-            micro_batch_size=context.micro_batch_size,
-        )
+        num_steps = int(curve[-1]["step"])
+        selected = recorder.selected_step(num_steps)
+        if selected < num_steps:
+            classifier.load_state_dict(best, strict=False)
+        labelled = table.where((table.index["split"] == "strong_train").to_numpy())
+        scored_logprobs_NC = recorder.logprobs_at(selected)
+        if scored_logprobs_NC is None:
+            scored_logprobs_NC = logprobs_of(scored)
+        logprobs_NC = np.concatenate([logprobs_of(labelled), scored_logprobs_NC])
         if replicas.rank == 0:
+            num_trainable = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
+            merge_adapters(classifier.backbone)
+            counts = count_parameters(classifier)
+            index = pd.concat([labelled.index, scored.index])
             write_predictions(
+                context.output_dir, index["split"].tolist(), index["row_id"].tolist(), logprobs_NC
+            )
+            recorder.write(context.output_dir)
+            write_training(
                 context.output_dir,
-                rest.index["split"].tolist(),
-                rest.index["row_id"].tolist(),
-                logprobs_NC,
+                recorder,
+                num_steps=num_steps,
+                num_parameters=counts.total,
+                num_non_embedding=counts.non_embedding,
+                num_trainable=num_trainable,
+                num_tokens=int(learned.lengths.sum()) * self.train.epochs,
+                training_flops=flops,
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
 
+    def _targets(
+        self, labels: Stage, split: Split, part: TokenTable, context: StageContext
+    ) -> Targets:
+        row_ids = part.index["row_id"].tolist()
+        return read_targets(context.path(labels), split, row_ids, self.task.num_classes)
+
+    def _classifier(self, options: bool, context: StageContext) -> "Classifier":
+        """The classifier before its first update."""
+        from w2s.models.adapters import add_adapters
+        from w2s.models.classifier import (
+            Classifier,
+            copy_backbone,
+            load_backbone,
+            read_head,
+        )
+
+        adapted = self.train.mode == "lora"
+        start = None if self.start is None else context.path(self.start)
+        if start is not None and (start / WEIGHTS_FOLDER).exists():
+            backbone = load_backbone(start / WEIGHTS_FOLDER, device=context.device)
+            head = read_head(start / WEIGHTS_FOLDER, context.device)
+        else:
+            base = base_backbone(self.model, context)
+            head = (
+                self._head(base, options, context)
+                if start is None
+                else read_head(start, context.device)
+            )
+            backbone = copy_backbone(base, share=adapted)
+        if adapted:
+            add_adapters(backbone, self.train.lora, self.seed)
+        return Classifier(backbone, head)
+
+    def _head(self, base: "PreTrainedModel", options: bool, context: StageContext) -> "Head":
+        """A head that has seen no label."""
+        from w2s.models.classifier import Head, fresh_head
+        from w2s.models.unembedding import unembedding_rows
+
+        num_classes = self.task.num_classes
+        if self.train.head_init != "unembedding":
+            return fresh_head(
+                base,
+                num_classes,
+                head_init=self.train.head_init,
+                seed=self.seed,
+                options=options,
+            )
+        words = self.train.label_words
+        if len(words) != num_classes:
+            raise UserError(
+                f"label_words has {len(words)} words; task {self.task.kind!r} has {num_classes} "
+                'classes, and head_init = "unembedding" needs a word for each'
+            )
+        rows_WD = unembedding_rows(
+            base,
+            model_location(self.model, context),
+            words[-1:] if options else words,
+            revision=_revision(self.model),
+        )
+        return Head(rows_WD.to(base.device), options=num_classes if options else 0)
+
 
 def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":
-    """The bare backbone, from the worker's warm objects if it is there."""
+    """The bare backbone, from the worker's warm objects if it is there; nothing may train it."""
     from w2s.models.classifier import load_backbone
 
     key = model_key(model)
     if key not in context.warm:
         location = model_location(model, context)
-        revision = None if isinstance(model, ModelStage) else model.revision
-        context.warm[key] = load_backbone(location, revision=revision, device=context.device)
+        context.warm[key] = load_backbone(
+            location, revision=_revision(model), device=context.device
+        )
     return context.warm[key]
+
+
+def _revision(model: Model) -> str | None:
+    return None if isinstance(model, ModelStage) else model.revision
+
+
+def _trained(classifier: "Classifier") -> "dict[str, Tensor]":
+    """A copy on the CPU of what is trained."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in classifier.named_parameters()
+        if parameter.requires_grad
+    }

@@ -30,7 +30,7 @@ class TokenRows:
     """N texts as token ids, one after the other in a flat tensor."""
 
     ids: Tensor
-    """int64 [sum of lengths]."""
+    """int32 or int64 [sum of lengths]; may be a mapped file."""
     starts: Tensor
     """int64 [N]: where each row begins in `ids`."""
     lengths: NDArray[np.int64]
@@ -181,13 +181,13 @@ def collate(rows: TokenRows, indices: NDArray[np.int64], device: str) -> tuple[T
     index = torch.from_numpy(indices)
     starts_B1 = rows.starts[index].unsqueeze(1)
     if int(lengths.min()) == longest:
-        input_ids_BT = rows.ids[starts_B1 + torch.arange(longest)]
+        input_ids_BT = rows.ids[starts_B1 + torch.arange(longest)].long()
         mask_BT = torch.ones_like(input_ids_BT)
     else:
         place_T = torch.arange(longest)
         real_BT = place_T < torch.from_numpy(lengths).unsqueeze(1)
         flat_BT = torch.where(real_BT, starts_B1 + place_T, 0)
-        input_ids_BT = torch.where(real_BT, rows.ids[flat_BT], rows.pad_id)
+        input_ids_BT = torch.where(real_BT, rows.ids[flat_BT].long(), rows.pad_id)
         mask_BT = real_BT.long()
     return _to(input_ids_BT, device), _to(mask_BT, device)
 

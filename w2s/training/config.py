@@ -9,11 +9,43 @@ not change it.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from w2s.spec import Spec
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def learning_rate_factor(
+    schedule: Schedule, warmup_fraction: float, step: int, num_steps: int
+) -> float:
+    """Share of the peak learning rate at an optimizer step.
+
+    Args:
+        schedule: how it goes on after the warm-up: down to 0, or not at all.
+        warmup_fraction: share of the steps in which it rises linearly.
+        step: optimizer steps already taken, 0 to num_steps - 1.
+        num_steps: optimizer steps of the whole training.
+
+    Returns:
+        Above 0, at most 1: never 0, so that no step is wasted.
+    """
+    warmup_steps = warmup_fraction * num_steps
+    if step < warmup_steps:
+        return min(1.0, (step + 1) / (warmup_steps + 1))
+    remaining = (num_steps - step) / (num_steps - warmup_steps)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "linear":
+        return remaining
+    return 0.5 * (1 - math.cos(math.pi * remaining))
+
+
+def _check_checkpoints(num_checkpoints: int, checkpoint: str) -> None:
+    if checkpoint == "best_val" and num_checkpoints == 0:
+        raise ValueError('checkpoint = "best_val" chooses among checkpoints: set num_checkpoints')
 
 
 class LoraConfig(Spec):
@@ -38,15 +70,21 @@ class ProbeConfig(Spec):
     """Examples an optimizer step."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of the head."""
-    layer: int = -1
-    """Layer whose hidden state is read; -1: the last."""
+    layer: int = Field(default=-1, ge=-1)
+    """Layer whose hidden state is read: k the output of the k-th block, 0 the embeddings, -1 the
+    last one as a head would read it (normed)."""
     normalize: bool = True
     """Whether features are standardised by mean and deviation over the training rows."""
     num_checkpoints: int = Field(default=0, ge=0)
     """Points at which `val` and `test` are predicted, evenly over the training; 0: none."""
     checkpoint: Literal["last", "best_val"] = "last"
     """Which one the predictions are of: the last, or the one that agrees best with the labels of
-    `val` (weak ones for a student)."""
+    `val` (weak ones for a student); ties go to the earlier one."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _check_checkpoints(self.num_checkpoints, self.checkpoint)
+        return self
 
 
 class GenerativeConfig(Spec):
@@ -93,7 +131,7 @@ class TrainConfig(Spec):
     """Examples an optimizer step, over all workers and micro-batches."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of the optimizer steps in which the learning rate rises linearly to its peak."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """How the learning rate goes on after the warm-up: down to 0, or not at all."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient of an update; None: no clipping."""
@@ -109,22 +147,12 @@ class TrainConfig(Spec):
     reads the end, where the answer is. The model's own limit applies too. No row is ever dropped,
     so that models with different tokenizers see the same rows."""
 
-    def learning_rate_factor(self, step: int, num_steps: int) -> float:
-        """Share of the peak learning rate at an optimizer step.
-
-        Args:
-            step: optimizer steps already taken, 0 to num_steps - 1.
-            num_steps: optimizer steps of the whole training.
-
-        Returns:
-            Above 0, at most 1: never 0, so that no step is wasted.
-        """
-        warmup_steps = self.warmup_fraction * num_steps
-        if step < warmup_steps:
-            return min(1.0, (step + 1) / (warmup_steps + 1))
-        remaining = (num_steps - step) / (num_steps - warmup_steps)
-        if self.schedule == "constant":
-            return 1.0
-        if self.schedule == "linear":
-            return remaining
-        return 0.5 * (1 - math.cos(math.pi * remaining))
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _check_checkpoints(self.num_checkpoints, self.checkpoint)
+        if self.mode == "probe_then_finetune" and self.probe.layer != -1:
+            raise ValueError(
+                f'mode = "probe_then_finetune" goes on from a probe of the last layer: set '
+                f"probe.layer = -1; found {self.probe.layer}"
+            )
+        return self

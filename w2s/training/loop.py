@@ -6,6 +6,8 @@ micro-batches and over replicas: each part's graph is freed before the next is b
 their share of the rows, and a loss that needs the whole update gets its logits from a first pass
 without gradient. So 1 x 32, 4 x 8 and 2 workers x 16 train alike.
 
+What is trained is what requires a gradient: everything, or adapters and the head.
+
 N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 """
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Classifier
 from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
-from w2s.training.config import TrainConfig
+from w2s.training.config import TrainConfig, learning_rate_factor
 from w2s.training.parallel import Replicas
 from w2s.types import LossOutput
 
@@ -51,6 +53,7 @@ def finetune(
     precision: Precision = "fp32",
     micro_batch_size: int | None = None,
     on_progress: ProgressReport = lambda step, total, metrics: None,
+    on_checkpoint: Callable[[int, int], None] = lambda step, num_steps: None,
 ) -> list[dict[str, float]]:
     """Train a classifier in place on class probabilities.
 
@@ -69,6 +72,8 @@ def finetune(
         precision: of the forward pass; weights, gradients and losses are float32.
         micro_batch_size: rows a forward pass at most; None: all of this replica's share.
         on_progress: called as (step, number of steps, metrics) with each point of the curve.
+        on_checkpoint: called as (steps taken, number of steps) after the steps at which the config
+            wants a checkpoint; the classifier may be used, and must be left as it was.
 
     Returns:
         The curve: `step` (steps taken), `loss`, `learning_rate`, and the metrics of the loss, each
@@ -89,7 +94,7 @@ def finetune(
             f"use at most {config.batch_size} workers"
         )
     # Dropout is off, so the model stays in evaluation mode while it trains.
-    classifier.to(device).eval().requires_grad_(True)
+    classifier.to(device).eval()
     parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(classifier, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -100,9 +105,10 @@ def finetune(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
     curve = _Curve(len(updates), replicas, device, on_progress)
+    checkpoints = checkpoint_steps(len(updates), config.num_checkpoints)
 
     for step, update in enumerate(updates):
-        factor = config.learning_rate_factor(step, len(updates))
+        factor = learning_rate_factor(config.schedule, config.warmup_fraction, step, len(updates))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -112,12 +118,11 @@ def finetune(
         seen, share = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
         cuts = _cut(seen, micro_batch_size)
         parts = [_part(rows, targets, cut, device) for cut in cuts]
+        optimizer.zero_grad(set_to_none=True)
         if loss.needs_whole_batch and (replicas.size > 1 or len(parts) > 1):
             parts = _with_whole_update(
                 classifier, parts, len(own), targets[update].to(device), replicas, autocast
             )
-
-        optimizer.zero_grad(set_to_none=True)
         for part, cut in zip(parts, cuts, strict=True):
             with autocast:
                 output = loss(classifier, part, progress=step / len(updates))
@@ -131,7 +136,16 @@ def finetune(
             nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         curve.end_step(step + 1, config.learning_rate * factor)
+        if step + 1 in checkpoints:
+            on_checkpoint(step + 1, len(updates))
     return curve.points
+
+
+def checkpoint_steps(num_steps: int, num_checkpoints: int) -> frozenset[int]:
+    """Numbers of steps taken at which a checkpoint is due: evenly, the last one included."""
+    return frozenset(
+        math.ceil(num_steps * index / num_checkpoints) for index in range(1, num_checkpoints + 1)
+    )
 
 
 def predict(
@@ -181,29 +195,43 @@ def predict(
 
 
 def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with three groups: the backbone's matrices, all else of it (no decay), the head."""
-    undecayed = {
-        id(parameter)
-        for module in classifier.backbone.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters(recurse=False)
-    }
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for parameter in classifier.backbone.parameters():
-        decays = parameter.ndim >= 2 and id(parameter) not in undecayed
-        (matrices if decays else others).append(parameter)
-    head = {
-        "params": [classifier.head.weight],
-        "lr": config.head_learning_rate or config.learning_rate,
-    }
+    """AdamW over what requires a gradient: the backbone's matrices, all else of it, the head.
+
+    Only matrices decay: no embeddings, norms or biases.
+    """
+    matrices, others = decay_groups(classifier.backbone)
+    head_rate = config.head_learning_rate or config.learning_rate
+    groups = [
+        {"params": matrices},
+        {"params": others, "weight_decay": 0.0},
+        {"params": [classifier.head.weight], "lr": head_rate},
+    ]
+    if classifier.head.bias is not None:
+        groups.append({"params": [classifier.head.bias], "lr": head_rate, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        [{"params": matrices}, {"params": others, "weight_decay": 0.0}, head],
+        [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What of a model is trained: matrices, and all that has no weight decay."""
+    undecayed = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and id(parameter) not in undecayed
+            (matrices if decays else others).append(parameter)
+    return matrices, others
 
 
 class _Curve:

@@ -1,0 +1,85 @@
+"""Low-rank adapters in a backbone (Hu et al. 2021): put in, and merged away.
+
+A linear map W x becomes W x + (alpha / rank) B A x, in which only A and B are trained; B starts at
+zero, so an adapted backbone computes what it did before.
+"""
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from w2s.errors import UserError
+from w2s.training.config import LoraConfig
+
+ADAPTER = "default"
+
+
+def add_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> None:
+    """Wrap linear maps of the blocks in place; only the adapters then require a gradient.
+
+    The weights of the backbone are read and never written, so they may be another's too.
+
+    Args:
+        backbone: decoder or encoder.
+        config: rank, scale, and which maps.
+        seed: of A; equal on every device. The global random state is left as it was.
+
+    Raises:
+        UserError: `target_modules` names a module that is no linear map of the blocks.
+    """
+    linear = {
+        name: module
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and _in_block(backbone, name)
+    }
+    kinds = {name.rpartition(".")[2] for name in linear}
+    unknown = sorted(set(config.target_modules) - kinds)
+    if unknown:
+        raise UserError(
+            f"lora.target_modules names {unknown[0]!r}, which is no linear map in the blocks of a "
+            f"{backbone.config.model_type} model; there are {', '.join(sorted(kinds))}"
+        )
+    chosen = [
+        name
+        for name in linear
+        if not config.target_modules or name.rpartition(".")[2] in config.target_modules
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(
+            PeftConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]  # a factor
+                target_modules=chosen,
+                fan_in_fan_out=isinstance(linear[chosen[0]], Conv1D),
+            ),
+            backbone,
+            ADAPTER,
+        )
+
+
+def merge_adapters(backbone: PreTrainedModel) -> None:
+    """Put plain linear maps in the place of adapted ones, in place; without adapters, nothing.
+
+    The merged weights are new tensors: those that the backbone was read from stay as they are.
+    """
+    for module in list(backbone.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, LoraLayer):
+                linear = child.get_base_layer()
+                merged = linear.weight.detach() + child.get_delta_weight(ADAPTER)  # pyright: ignore
+                linear.weight = nn.Parameter(merged.detach())
+                setattr(module, name, linear)
+
+
+def _in_block(backbone: PreTrainedModel, name: str) -> bool:
+    """Whether a module lies in a list of blocks, not beside it."""
+    parents = name.split(".")[:-1]
+    return any(
+        isinstance(backbone.get_submodule(".".join(parents[:depth])), nn.ModuleList)
+        for depth in range(1, len(parents) + 1)
+    )
