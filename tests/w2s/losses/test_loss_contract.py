@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
 from tests.w2s.losses.toy import KINDS, LOSSES, apply, for_every_loss, name
 from w2s.errors import UserError
@@ -171,7 +171,7 @@ def test_number_of_classes_is_refused_before_compute_or_worked_with(loss: Loss) 
 
 
 @pytest.fixture(scope="module")
-def backbone() -> LlamaModel:
+def backbone() -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32,
@@ -180,14 +180,14 @@ def backbone() -> LlamaModel:
         num_hidden_layers=1,
         num_attention_heads=2,
     )
-    return prepare_backbone(LlamaModel(config))  # pyright: ignore[reportReturnType]
+    return prepare_backbone(LlamaModel(config))
 
 
 ROWS = 9
 
 
 def curve_of(
-    loss: Loss, backbone: LlamaModel, rows: list[int], weights: list[float] | None
+    loss: Loss, backbone: PreTrainedModel, rows: list[int], weights: list[float] | None
 ) -> tuple[list[float], Tensor]:
     """Loss of each of five updates over all the rows, and the weights they lead to."""
     rng = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def curve_of(
 
 
 @for_every_loss_of_rows
-def test_weight_of_two_is_the_row_twice(loss: Loss, backbone: LlamaModel) -> None:
+def test_weight_of_two_is_the_row_twice(loss: Loss, backbone: PreTrainedModel) -> None:
     train = partial(curve_of, loss, backbone)
     weighted, weighted_end = train([*range(ROWS)], [2.0] + [1.0] * (ROWS - 1))
     twice, twice_end = train([0, *range(ROWS)], None)
@@ -220,7 +220,7 @@ def test_weight_of_two_is_the_row_twice(loss: Loss, backbone: LlamaModel) -> Non
 
 
 @for_every_loss_of_rows
-def test_weight_of_zero_is_the_row_left_out(loss: Loss, backbone: LlamaModel) -> None:
+def test_weight_of_zero_is_the_row_left_out(loss: Loss, backbone: PreTrainedModel) -> None:
     train = partial(curve_of, loss, backbone)
     weighted, weighted_end = train([*range(ROWS)], [0.0] + [1.0] * (ROWS - 1))
     without, without_end = train([*range(1, ROWS)], None)
