@@ -90,6 +90,7 @@ class Session:
         self.planner = Planner(sweep)
         for task in sweep.tasks:
             load_task(task)
+        self.planner.check()
         self.local_dir = local_dir(self.store)
         self.studies = studies_dir(self.store)
         self.book = TrialBook(self.planner)

@@ -14,6 +14,7 @@ from functools import cached_property
 from sweeps.config import Block, Recipes, Rung, Sweep
 from sweeps.space import Distribution, Value, has_field, split_path, with_fields
 from w2s.corpora.base import Corpus
+from w2s.errors import UserError
 from w2s.experiment import Experiment, Roles
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
@@ -111,6 +112,20 @@ class Planner:
         self.models = [
             {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
         ]
+
+    def check(self) -> None:
+        """Build every cell once, so that what cannot be is said before anything runs.
+
+        Raises:
+            UserError: a loss has no formula for a task, or a method has no place in a ladder.
+        """
+        for cell in self.cells():
+            where = f"block {cell.block!r}, task {self.task_label(cell.task_index)}"
+            try:
+                cell.loss.check_classes(self.sweep.tasks[cell.task_index].num_classes)
+                self.experiment(Point(cell)).roles(self.sweep.seeds[0])
+            except UserError as error:
+                raise UserError(f"{where}, {cell.weak} > {cell.strong}: {error}") from error
 
     def _model(self, rung: Rung, task: Task) -> Model:
         if rung.model is not None:

@@ -18,6 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Validate and print."""
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
+    planner.check()
     console = Console()
     _splits(console, planner)
     plan, per_trial, searched = planned_stages(planner)

@@ -9,6 +9,7 @@ from sweeps.config import Sweep
 from sweeps.plan import Plan, Planner, Point
 from sweeps.space import Value
 from w2s.corpora.almanac import AlmanacCorpus
+from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
 from w2s.stages.finetune import Finetune
 from w2s.stages.pretrain import Pretrain
@@ -140,3 +141,12 @@ def test_a_block_can_take_some_of_the_tasks() -> None:
     assert planner.task_label(1) == "almanac-1"
     with pytest.raises(ValidationError, match="no task 'other'; tasks: almanac-0, almanac-1"):
         sweep(tasks=tasks, blocks=[{"name": "one", "tasks": ["other"]}])
+
+
+def test_what_cannot_be_is_said_before_anything_runs() -> None:
+    # Three rungs: between the first and the second there is none to go through.
+    blocks = [{"name": "chain", "methods": [{"kind": "bootstrapping", "through": 1}]}]
+    with pytest.raises(UserError, match=r"block 'chain', task almanac, a > b: "):
+        Planner(sweep(blocks=blocks)).check()
+    blocks[0]["pairs"] = "largest"
+    Planner(sweep(blocks=blocks)).check()
