@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from serving.debate.protocols.sequential import Sequential
@@ -33,7 +35,7 @@ def setup(seed: int = 0) -> Setup:
     )
 
 
-def student(seed: int = 0, **fields: object) -> Prompted:
+def student(seed: int = 0, **fields: Any) -> Prompted:
     stage = parse(Method, {"kind": "prompting", **fields}).student(setup(seed))
     assert isinstance(stage, Prompted)
     return stage
@@ -78,7 +80,7 @@ def test_neighbours_with_the_same_labels_are_one_stage_for_all_seeds() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"demo_labels": "truth"}, {"num_demos": 0}])
-def test_confidence_of_labels_that_have_none_is_refused(fields: dict[str, object]) -> None:
+def test_confidence_of_labels_that_have_none_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="show_confidence shows the supervisor's confidence"):
         student(show_confidence=True, **fields)
 

@@ -24,9 +24,13 @@ from w2s.stages.models import model_key
 from w2s.stages.predictions import read_predictions, write_predictions
 from w2s.stages.prompt import FINISHED_FILE, Prompted
 from w2s.tasks.base import Demo, PromptTemplate, Task
-from w2s.types import Row, TaskData
+from w2s.types import SPLITS, Row, TaskData
 
-ANIMALS = ("cat", "dog", "cow", "hen", "pig", "bee", "ant", "fox")
+ANIMALS = {
+    "train": ("cat", "dog", "cow", "hen"),
+    "val": ("owl", "elk", "eel", "fox"),
+    "test": ("pig", "bee", "ant", "fox"),
+}
 TEMPLATE = PromptTemplate(
     instruction="Is it a pet?",
     question="Q: {prompt} A:",
@@ -50,15 +54,10 @@ class Pets(Task):
         return TaskData(
             rows={
                 split: [
-                    Row(f"{split}-{i}", f"{split}-{max(i, 1)}", f"{ANIMALS[i + start]} {split}", 0)
-                    for i in range(4)
+                    Row(f"{split}-{i}", f"{split}-{max(i, 1)}", f"{animal} {split}", 0)
+                    for i, animal in enumerate(ANIMALS["train" if "train" in split else split])
                 ]
-                for split, start in (
-                    ("weak_train", 0),
-                    ("strong_train", 0),
-                    ("val", 4),
-                    ("test", 4),
-                )
+                for split in SPLITS
             }
         )
 
@@ -164,10 +163,10 @@ def test_zero_shot_predictions_are_the_softmax_of_the_scores(
     transport = Table(("-",))
     frame = run(prompted(model), folders, tmp_path / "out", transport)
     assert Counter(frame["split"]) == {"strong_train": 4, "val": 4, "test": 4}
-    yes = np.exp(frame.set_index("row_id")["logprob_1"])
-    assert yes["test-3"] == pytest.approx(0.75)
-    assert yes.drop(["test-3", "val-3"]).tolist() == pytest.approx([0.5] * 10)
-    np.testing.assert_allclose(np.exp(frame[["logprob_0", "logprob_1"]]).sum(1), 1, atol=1e-6)
+    probabilities_NC = np.exp(frame[["logprob_0", "logprob_1"]].to_numpy())
+    for row_id, probabilities_C in zip(frame["row_id"], probabilities_NC, strict=True):
+        wanted = [0.25, 0.75] if row_id in ("val-3", "test-3") else [0.5, 0.5]
+        assert probabilities_C.tolist() == pytest.approx(wanted)
     assert "Is it a pet? | Q: fox test A:" in transport.prompts
 
 
