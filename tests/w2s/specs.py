@@ -27,14 +27,22 @@ from w2s.spec import Spec, available, parse
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.demos import Demonstrations
+from w2s.stages.difficulty import Difficulty, EasyLabels
 from w2s.stages.ensemble import Ensemble, ShuffledLabels
+from w2s.stages.errors import SyntheticErrors
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
 from w2s.stages.generative import GenerativeFinetune
+from w2s.stages.imitation import StatedLabels
+from w2s.stages.mixing import MixedLabels
+from w2s.stages.posterior import EMPosterior
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
+from w2s.stages.relabel import OverlapDensity, ProbeRelabel
+from w2s.stages.selection import ConfidentSelection
+from w2s.stages.simulable import SimulableSupervisor
 from w2s.stages.style import StyleClassifier
 from w2s.stages.tokens import Tokens
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
@@ -43,18 +51,23 @@ from w2s.tasks.base import PromptTemplate, Task
 from w2s.tasks.sciq import SciQ
 from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
 
-REQUIRED: dict[str, dict[str, Any]] = {
-    "text": {"sources": [{"path": "corpus.parquet", "template": "{text}"}], "num_tokens": 1000},
-    "almanac": {"rare_share": 0.5, "custom_share": 0.5},
+REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
+    (Corpus, "text"): {
+        "sources": [{"path": "corpus.parquet", "template": "{text}"}],
+        "num_tokens": 1000,
+    },
+    (Corpus, "almanac"): {"rare_share": 0.5, "custom_share": 0.5},
+    (Task, "safety"): {"path": "safety.csv"},
+    (Task, "table"): {"path": "table.csv", "prompt": "{text}", "label": "mood"},
 }
-"""Values for fields without a default, by kind."""
+"""Values for fields without a default, by base and kind."""
 
 
 def registered() -> list[BaseModel]:
     """Every spec that can be named by kind, at its defaults."""
     bases: tuple[type[BaseModel], ...] = (Loss, Method, Task, Corpus, DebateProtocol)
     return [
-        parse(base, {"kind": kind, **(REQUIRED.get(kind, {}) if base is Corpus else {})})
+        parse(base, {"kind": kind, **REQUIRED.get((base, kind), {})})
         for base in bases
         for kind in available(base)
     ]
@@ -65,7 +78,7 @@ def stages() -> list[BaseModel]:
     task = Almanac()
     prompts = Prompts(task=task)
     truth = GroundTruth(task=task, split="weak_train")
-    corpus = parse(Corpus, {"kind": "almanac", **REQUIRED["almanac"]})
+    corpus = parse(Corpus, {"kind": "almanac", **REQUIRED[Corpus, "almanac"]})
     model = Pretrain(architecture=Architecture(hidden_size=32, intermediate_size=64), corpus=corpus)
     tokens = Tokens(model=model, prompts=prompts)
     features = Features(source=model, tokens=tokens)
@@ -78,6 +91,8 @@ def stages() -> list[BaseModel]:
         train=TrainConfig(),
         seed=0,
     )
+    own_truth = GroundTruth(task=task, split="strong_train")
+    difficulty = Difficulty(predictions=(tuned, tuned), truths=(own_truth,))
     debate = Debate(
         debater=model, prompts=prompts, templates=DebatePrompts(), protocol=Sequential(), seed=0
     )
@@ -103,6 +118,18 @@ def stages() -> list[BaseModel]:
         PermutedTranscripts(transcripts=debate, task=task, seed=0),
         Ensemble(members=(tuned, tuned)),
         ShuffledLabels(labels=tuned, seed=0),
+        ConfidentSelection(labels=tuned, by="top_share"),
+        MixedLabels(labels=tuned, truth=own_truth, share=0.1, seed=0),
+        SyntheticErrors(
+            labels=tuned, truth=own_truth, prompts=prompts, errors="random", rate=0.1, seed=0
+        ),
+        StatedLabels(labels=tuned, prompts=prompts, template="This is {label}."),
+        ProbeRelabel(labels=tuned, features=features, probe="knn", action="filter", seed=0),
+        OverlapDensity(labels=tuned, features=features, seed=0),
+        EMPosterior(labels=tuned, prior=tuned, features=features, seed=0),
+        SimulableSupervisor(features=features, labels=truth, num_features=10, seed=0),
+        difficulty,
+        EasyLabels(labels=tuned, difficulty=difficulty, max_difficulty=0, seed=0),
         StyleClassifier(transcripts=debate, task=task, labels=truth, features="words"),
         Evaluate(predictions=tuned, truths=(truth,), prompts=prompts),
     ]
