@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sweeps.report import plots, tables
+from sweeps.report import analyses, plots, tables
 from sweeps.report.load import Board
 from sweeps.report.plots import Figure
+from sweeps.report.ranking import ranking
 from sweeps.report.scoring import (
     BETTER_LOSS,
     BETTER_SUPERVISOR,
@@ -18,12 +19,18 @@ from sweeps.report.scoring import (
     PLAIN_METHOD,
     CellScores,
     Contrast,
+    arms,
     contrasts,
+    effect_of,
+    scalings,
     score,
 )
 from sweeps.report.tables import Table
 from sweeps.results import SweepResults
 from w2s.statistics import Estimate
+
+MAX_NAMED_TASKS = 4
+"""Tasks that are named at the top; more are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,12 @@ class Document:
     """Numbers of the pair that the headline is about."""
     scores: tuple[Table, ...]
     """The main tables, one per block."""
+    ranking: Table | None
+    """Methods and losses in order."""
+    analyses: tuple[Table, ...]
+    """Arms, early stopping, agreement against size."""
+    metrics: Table | None
+    """Further scores of every cell."""
     by_task: tuple[Table, ...]
     """The same for each task; empty for a sweep of one task."""
     contrasts: tuple[Table, ...]
@@ -80,17 +93,26 @@ def compose(results: SweepResults) -> Document:
         ]
     differences = list(contrasts(board))
     chief = _chief(scores, results)
+    effect = effect_of(results)
+    analysed = (
+        analyses.arms_table(list(arms(board)), board),
+        analyses.stopping_table(scores),
+        analyses.scaling_table(list(scalings(board))),
+    )
     return Document(
         results=results,
         facts=tuple(_facts(results)),
         headline=tuple(_headline(chief, scores, differences)),
         cards=_cards(chief),
-        scores=tuple(tables.scores_tables(scores, board)),
+        scores=tuple(tables.scores_tables(scores, board, effect)),
+        ranking=analyses.ranking_table(ranking(board), effect),
+        analyses=tuple(table for table in analysed if table is not None),
+        metrics=analyses.metrics_table(scores),
         by_task=tuple(tables.scores_tables(by_task, board)) if by_task else (),
-        contrasts=tuple(tables.contrasts_tables(differences)),
+        contrasts=tuple(tables.contrasts_tables(differences, effect)),
         searches=tuple(tables.search_tables(board)),
         failures=tables.failures_table(board),
-        figures=tuple(plots.all_figures(board, scores)),
+        figures=tuple(plots.all_figures(board, scores, by_task)),
         csv=tuple(tables.csv_rows([*scores, *by_task], board)),
     )
 
@@ -109,11 +131,15 @@ def _facts(results: SweepResults) -> list[str]:
     for counts in summary.stages.values():
         for state, number in counts.items():
             totals[state] = totals.get(state, 0) + number
-    rows = " + ".join(f"{task.num_rows.get('test', 0):,}" for task in summary.tasks)
+    counts = [task.num_rows.get("test", 0) for task in summary.tasks]
+    if len(counts) <= MAX_NAMED_TASKS:
+        named = ", ".join(task.name for task in summary.tasks)
+        rows = " + ".join(f"{count:,}" for count in counts)
+    else:
+        named, rows = str(len(counts)), f"{sum(counts):,}, from {min(counts):,} to {max(counts):,}"
     facts = [
         f"Finished {when:%Y-%m-%d %H:%M} UTC after {minutes} min {seconds:02d} s",
-        f"{'Task' if len(summary.tasks) == 1 else 'Tasks'}: "
-        f"{', '.join(task.name for task in summary.tasks)}; test rows: {rows}",
+        f"{'Task' if len(summary.tasks) == 1 else 'Tasks'}: {named}; test rows: {rows}",
         f"Seeds: {', '.join(map(str, summary.seeds))}",
         f"Trials: {counted or 'none'}",
     ]
@@ -154,6 +180,12 @@ def _headline(
             else "The gap between ceiling and floor is too small for a ratio."
         )
     ]
+    if chief.median_pgr:
+        median = chief.median_pgr
+        sentences[0] += (
+            f" The median over the {median.num_tasks} tasks with a gap is "
+            f"{tables.pgr_field(median.estimate).text}."
+        )
     pair = [s for s in scores if (s.cell.weak, s.cell.strong) == (cell.weak, cell.strong)]
     with_pgr = [s for s in pair if s.compared.pgr and s is not chief]
     if with_pgr:

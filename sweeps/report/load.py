@@ -1,22 +1,25 @@
-"""From a sweep's results to cells: what one line of a table is about, and its test rows as arrays.
+"""From a sweep's results to cells: what one line of a table is about, and its scores.
 
 A `Cell` is a pair, a method and a loss within a block, over one task or all of them; of a
-searched cell it holds the trial that was best on `val`. `Board` keeps the test rows of every
-evaluation in one order and stacks them for `w2s.statistics`.
+searched cell it holds the trial that was best on `val`. `Board` gives the scores of a cell, task by
+task, as numbers that stay paired (`w2s.statistics.Resampled`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from sweeps.report.samples import Samples, Score, TestRows, test_rows
 from sweeps.results import Role, SeedKeys, SweepResults, TrialResult
-from w2s.errors import UserError
+from w2s import statistics
+from w2s.stages.checkpoints import CHOICES, Choice
+from w2s.statistics import Resampled
 
-Floats = NDArray[np.float64]
+Measure = Literal["accuracy", "auroc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,21 @@ class Cell:
         return tuple(sorted(shared))
 
     @property
+    def by_task(self) -> list[list[SeedKeys]]:
+        """Evaluations of each task, at the seeds that every task has."""
+        shared = self.seeds
+        return [
+            sorted((keys for keys in trial.keys if keys.seed in shared), key=lambda keys: keys.seed)
+            for trial in self.trials
+        ]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of what else the method has scored, on every task and seed."""
+        named = [keys.arms for seeds in self.by_task for keys in seeds]
+        return [name for name in named[0] if all(name in arms for arms in named)]
+
+    @property
     def assisted(self) -> bool:
         """Whether the supervisor is another one than the unaided weak model."""
         return any(keys.supervisor != keys.floor for trial in self.trials for keys in trial.keys)
@@ -67,30 +85,12 @@ class Cell:
         )
 
 
-class _Rows:
-    """Test rows of one evaluation, by row id."""
-
-    __slots__ = ("correct", "group", "predicted", "row_id")
-
-    def __init__(self, frame: pd.DataFrame) -> None:
-        frame = frame.iloc[np.argsort(frame["row_id"].to_numpy(str), kind="stable")]
-        self.row_id = frame["row_id"].to_numpy(str)
-        self.group = frame["group"].to_numpy(str)
-        self.correct = frame["correct"].to_numpy(np.float64)
-        self.predicted = frame["predicted"].to_numpy(np.int64)
-
-
 class Board:
-    """The test rows of a sweep, ready for statistics."""
+    """The cells of a sweep and their scores."""
 
     def __init__(self, results: SweepResults) -> None:
-        """Sort the rows of every evaluation once."""
+        """Take the results of a sweep."""
         self.results = results
-        test = results.rows[results.rows["split"] == "test"]
-        self._rows = {
-            str(key): _Rows(test.loc[index])
-            for key, index in test.groupby("key", observed=True, sort=False).groups.items()
-        }
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -130,62 +130,99 @@ class Board:
                 groups.setdefault((*_cell_key(trial), trial.task), []).append(trial)
         return [sorted(trials, key=_rank) for trials in groups.values()]
 
-    def correct(self, cell: Cell, role: Role) -> Floats:
-        """Whether a role was right: [S seeds, N rows of all tasks], 1 or 0."""
-        return self._stack(cell, lambda keys: self._of(getattr(keys, role)).correct)
+    @cached_property
+    def samples(self) -> Samples:
+        """Scores of every evaluation that a cell names."""
+        rows, ids = test_rows(self.results.rows)
+        trials = {trial.trial_id: trial for cell in self.cells for trial in cell.trials}
+        place = {row_id: number for number, row_id in enumerate(ids)}
+        difficulty: dict[str, NDArray[np.integer]] = {}
+        for task, frame in self.results.difficulty.groupby("task", sort=False):
+            levels = np.full(len(ids), -1)
+            known = frame[frame["row_id"].isin(place.keys())]
+            levels[known["row_id"].map(place).to_numpy(int)] = known["difficulty"]
+            difficulty[str(task)] = levels
+        return Samples(rows, trials.values(), difficulty)
 
-    def members_correct(self, cell: Cell) -> Floats:
-        """Mean over an ensemble's members of whether each was right: [S, N], 0 to 1."""
-        return self._stack(
-            cell, lambda keys: np.mean([self._of(key).correct for key in keys.members], axis=0)
-        )
+    @cached_property
+    def stopped(self) -> dict[Choice, dict[str, float]]:
+        """Test accuracy of the checkpoint that each rule chooses, by key of the evaluation."""
+        frame = self.results.checkpoints
+        by_choice = {choice: frame[frame[choice]] for choice in CHOICES}
+        return {
+            choice: dict(zip(chosen["key"], chosen["test_accuracy"], strict=True))
+            for choice, chosen in by_choice.items()
+        }
 
-    def agree(self, cell: Cell) -> Floats:
-        """Whether student and supervisor predict the same class: [S, N], 1 or 0."""
+    def role(self, cell: Cell, role: Role, measure: Measure = "accuracy") -> list[Resampled] | None:
+        """A score of a role on each task; None if some task has no such score."""
+        stream = statistics.CEILING if role == "ceiling" else statistics.TEACHING
+        return self._numbers(cell, lambda keys: (measure, getattr(keys, role)), stream)
 
-        def same(keys: SeedKeys) -> Floats:
-            student, supervisor = self._of(keys.student), self._of(keys.supervisor)
-            return (student.predicted == supervisor.predicted).astype(np.float64)
+    def accuracy(self, cell: Cell, role: Role) -> list[Resampled]:
+        """Accuracy of a role on each task."""
+        return self.role(cell, role) or []
 
-        return self._stack(cell, same)
+    def members(self, cell: Cell) -> list[Resampled]:
+        """Mean accuracy of an ensemble's members on each task."""
+        count = min(len(keys.members) for trial in cell.trials for keys in trial.keys)
+        by_member = [
+            self._numbers(cell, lambda keys, i=i: ("accuracy", keys.members[i])) or []
+            for i in range(count)
+        ]
+        return [statistics.mean_over(members) for members in zip(*by_member, strict=True)]
 
-    def groups(self, cell: Cell) -> NDArray[np.str_]:
-        """Cluster of each row: [N]; groups of different tasks differ."""
-        return np.concatenate(
-            [
-                np.char.add(f"{index}:", self._of(trial.keys[0].student).group)
-                for index, trial in enumerate(cell.trials)
-            ]
-        )
+    def arm(self, cell: Cell, name: str) -> list[Resampled]:
+        """Accuracy of one arm of the method on each task."""
+        return self._numbers(cell, lambda keys: ("accuracy", keys.arms[name])) or []
 
-    def _of(self, key: str) -> _Rows:
-        if key not in self._rows:
-            raise UserError(
-                f"the results have no test rows of evaluation {key}; run the sweep again to "
-                "complete them"
-            )
-        return self._rows[key]
+    def agreement(self, cell: Cell) -> list[Resampled]:
+        """Share of rows on which student and supervisor predict the same class, on each task."""
+        return self._numbers(cell, lambda keys: ("same", keys.student, keys.supervisor)) or []
 
-    def _stack(self, cell: Cell, values: Callable[[SeedKeys], Floats]) -> Floats:
-        """Values of each seed and task as one array; the rows of a task must be the same."""
-        seeds = cell.seeds
-        columns = []
+    def agreement_where(self, cell: Cell, where: Literal["right", "wrong"]) -> list[Resampled]:
+        """The same among rows on which the supervisor is right or wrong; NaN if it never is."""
+        same = self._numbers(cell, lambda keys: (f"same_{where}", keys.student, keys.supervisor))
+        measure = "accuracy" if where == "right" else "wrong"
+        all_such = self._numbers(cell, lambda keys: (measure, keys.supervisor))
+        return [first / second for first, second in zip(same or [], all_such or [], strict=True)]
+
+    def at_level(self, cell: Cell, role: Role, level: int) -> list[Resampled]:
+        """Accuracy of a role on rows of one difficulty, on those tasks that have such rows."""
+        stream = statistics.CEILING if role == "ceiling" else statistics.TEACHING
+        found = []
         for trial in cell.trials:
-            by_seed = {keys.seed: keys for keys in trial.keys}
-            self._check_same_rows(by_seed[seed] for seed in seeds)
-            columns.append(np.stack([values(by_seed[seed]) for seed in seeds]))
-        return np.hstack(columns)
+            share = ("level", trial.task, str(level))
+            if self.samples.point(share):
+                part = cell.of_task(trial.task)
+                right = self._numbers(
+                    part, lambda keys: ("right_at", str(level), getattr(keys, role)), stream
+                )
+                found += [each / self.samples.number([share]) for each in right or []]
+        return found
 
-    def _check_same_rows(self, seeds: Iterable[SeedKeys]) -> None:
-        expected = None
-        for keys in seeds:
-            for key in (keys.floor, keys.supervisor, keys.student, keys.ceiling, *keys.members):
-                rows = self._of(key).row_id
-                expected = rows if expected is None else expected
-                if not np.array_equal(rows, expected):
-                    raise ValueError(
-                        f"evaluation {key} is of other test rows than those it is compared with"
-                    )
+    def rows(self, trial: TrialResult, keys: SeedKeys, role: Role) -> TestRows:
+        """Test rows of a role of one trial at one seed."""
+        return self.samples.rows(getattr(keys, role))
+
+    def num_rows(self, cell: Cell) -> int:
+        """Test rows of all tasks."""
+        return sum(len(self.samples.rows(trial.keys[0].student).row) for trial in cell.trials)
+
+    def _numbers(
+        self,
+        cell: Cell,
+        score: Callable[[SeedKeys], Score],
+        stream: int = statistics.TEACHING,
+    ) -> list[Resampled] | None:
+        """One score on each task, over the seeds that the cell has on all of them."""
+        numbers = []
+        for seeds in cell.by_task:
+            scores = [score(keys) for keys in seeds]
+            if any(self.samples.point(each) is None for each in scores):
+                return None
+            numbers.append(self.samples.number(scores, stream))
+        return numbers
 
 
 def _cell_key(trial: TrialResult) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 
-from sweeps.report.document import Document
+from sweeps.report.document import MAX_NAMED_TASKS, Document
+from sweeps.report.plots import Figure
 from sweeps.report.tables import CSV_COLUMNS, Field, Table
 from sweeps.results import ROLES, DebateExample
 
@@ -17,13 +18,22 @@ INTERVALS = (
     "paired bootstrap over rows (whole groups of them) and seeds. PGR = (student - floor) / "
     "(ceiling - floor), where the floor is the weak model alone; it is not shown where the "
     "interval of ceiling - floor reaches 0. Agreement: share of rows on which the student says what"
-    " its supervisor says, of all rows (of those on which the supervisor is right / wrong)."
+    " its supervisor says, of all rows (of those on which the supervisor is right / wrong). "
+    "A score over several tasks is the plain mean of the tasks' scores, and its PGR that of the "
+    "means; beside it stands the median over tasks of their PGRs."
+)
+RANKED = (
+    "P-values are two-sided, of the paired difference over its bootstrap standard error. "
+    "Detectable: the smallest difference that such a comparison finds with 80 % power at 5 %."
 )
 DIFFERENCES = (
     "Both sides are scored on the same rows and seeds. A difference in colour has an interval that "
-    "excludes 0."
+    "excludes 0. Detectable: the smallest difference that such a comparison finds with 80 % power "
+    "at 5 %."
 )
 SEARCHES = "Chosen on val alone; test rows play no part in it."
+FOLD_ROWS = 24
+"""Lines of a table from which on it is folded, where it is a matter of detail."""
 BAR_WIDTH, BAR_HEIGHT = 110, 14
 """Pixels."""
 
@@ -58,6 +68,13 @@ def _markdown(document: Document, figure_folder: str) -> Iterator[str]:
         yield from _markdown_table(table)
     if document.failures:
         yield from _markdown_table(document.failures)
+    if document.ranking:
+        yield f"## Ranking\n\n{RANKED}\n"
+        yield from _markdown_table(document.ranking)
+    if document.analyses:
+        yield "## Analyses\n"
+        for table in document.analyses:
+            yield from _markdown_table(table)
     if document.contrasts:
         yield f"## Differences\n\n{DIFFERENCES}\n"
         for table in document.contrasts:
@@ -74,6 +91,9 @@ def _markdown(document: Document, figure_folder: str) -> Iterator[str]:
         yield "## Debates\n"
     for debate in document.results.debates:
         yield from _markdown_debate(debate)
+    if document.metrics:
+        yield "## Metrics\n"
+        yield from _markdown_table(document.metrics)
     if document.by_task:
         yield "## Results by task\n"
         for table in document.by_task:
@@ -150,39 +170,76 @@ def _html(document: Document) -> Iterator[str]:
     yield f'<h2>Results</h2><p class="note">{escape(INTERVALS)}</p>{_legend()}'
     yield from map(_html_table, document.scores)
     if document.failures:
-        yield _html_table(document.failures)
+        yield from _folded(
+            "Failed trials", [document.failures], folded=len(document.failures.rows) > FOLD_ROWS
+        )
+    if document.ranking:
+        yield f'<h2>Ranking</h2><p class="note">{escape(RANKED)}</p>'
+        yield _html_table(document.ranking)
+    if document.analyses:
+        yield "<h2>Analyses</h2>"
+        for table in document.analyses:
+            yield from _folded(table.title, [table], folded=len(table.rows) > FOLD_ROWS)
     if document.contrasts:
         yield f'<h2>Differences</h2><p class="note">{escape(DIFFERENCES)}</p>'
-        yield from map(_html_table, document.contrasts)
+        for table in document.contrasts:
+            yield from _folded(table.title, [table], folded=len(table.rows) > FOLD_ROWS)
     if document.figures:
         yield "<h2>Figures</h2>"
     for figure in document.figures:
-        yield (
-            f"<figure>{figure.svg}<figcaption><h3>{escape(figure.title)}</h3>"
-            f"{escape(figure.caption)}</figcaption></figure>"
-        )
+        yield from _html_figure(figure)
     if document.searches:
         yield f'<h2>Searches</h2><p class="note">{escape(SEARCHES)}</p>'
-        yield from map(_html_table, document.searches)
+        yield from _folded("Searches", document.searches, folded=len(document.searches) > 4)
     if document.results.debates:
         yield "<h2>Debates</h2>"
         yield from map(_html_debate, document.results.debates)
+    if document.metrics:
+        yield "<h2>Metrics</h2>"
+        yield from _folded("More metrics", [document.metrics], folded=True)
     if document.by_task:
         yield "<h2>Results by task</h2>"
-        yield from map(_html_table, document.by_task)
+        for table in document.by_task:
+            yield from _folded(table.title, [table], folded=True)
     yield from _html_back_matter(document)
     yield f"</main><script>{_asset('sort.js')}</script></body></html>"
 
 
+def _folded(title: str, tables: Sequence[Table], *, folded: bool) -> Iterator[str]:
+    """Tables, behind their title and the number of their lines if they are to be folded."""
+    if not folded:
+        yield from map(_html_table, tables)
+        return
+    lines = sum(len(table.rows) for table in tables)
+    yield f"<details><summary>{escape(title)}: {lines} lines</summary>"
+    yield from map(_html_table, tables)
+    yield "</details>"
+
+
+def _html_figure(figure: Figure) -> Iterator[str]:
+    drawn = (
+        f"<figure>{figure.svg}<figcaption><h3>{escape(figure.title)}</h3>"
+        f"{escape(figure.caption)}</figcaption></figure>"
+    )
+    if figure.folded:
+        drawn = f"<details><summary>{escape(figure.title)}</summary>{drawn}</details>"
+    yield drawn
+
+
 def _html_back_matter(document: Document) -> Iterator[str]:
     summary = document.results.summary
-    yield "<h2>Data</h2><ul>"
+    many = len(summary.tasks) > MAX_NAMED_TASKS
+    yield "<h2>Data</h2>"
+    if many:
+        yield f"<details><summary>{len(summary.tasks)} tasks</summary>"
+    yield "<ul>"
     for task in summary.tasks:
         counts = ", ".join(f"{split} {number:,}" for split, number in task.num_rows.items())
         notes = "".join(f"<li>{escape(note)}</li>" for note in task.notes)
         listed = f"<ul>{notes}</ul>" if notes else ""
         yield f"<li>{escape(task.name)}: {escape(counts)} rows{listed}</li>"
-    yield "</ul><h2>Models</h2>"
+    yield "</ul></details>" if many else "</ul>"
+    yield "<h2>Models</h2>"
     yield _html_table(
         Table(
             "",

@@ -7,12 +7,13 @@ differences, `search_tables` the points of each search, `failures_table` what we
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sweeps.report.load import Board
 from sweeps.report.scoring import CellScores, Contrast
 from sweeps.results import TrialResult
-from w2s.statistics import Estimate
+from w2s.stages.checkpoints import CHOICES
+from w2s.statistics import Estimate, Power
 
 GAP_TOO_SMALL = "gap too small"
 MAX_SEARCH_ROWS = 10
@@ -47,15 +48,23 @@ class Table:
     """What a reader must know, below the heading."""
 
 
-def scores_tables(scores: Sequence[CellScores], board: Board) -> list[Table]:
-    """The main tables: floor, supervisor, student, ceiling and PGR, one table per block."""
+def scores_tables(
+    scores: Sequence[CellScores], board: Board, effect: float | None = None
+) -> list[Table]:
+    """The main tables: floor, supervisor, student, ceiling and PGR, one table per block.
+
+    Args:
+        scores: cells.
+        board: for blocks and failed trials.
+        effect: gain that should be seen; a note says where it would not. None: no note.
+    """
     blocks = list(dict.fromkeys([*board.results.summary.blocks, *(s.cell.block for s in scores)]))
     tables = []
     for block in blocks:
         mine = [scored for scored in scores if scored.cell.block == block]
         failed = [trial for trial in board.failures if trial.block == block]
         if mine or failed:
-            tables.append(_scores_table(block, mine, failed, board))
+            tables.append(_scores_table(block, mine, failed, board, effect))
     return tables
 
 
@@ -69,50 +78,78 @@ SCORE_COLUMNS = (
     "student",
     "ceiling",
     "PGR",
+    "median PGR of tasks",
     "",
     "agreement (right / wrong)",
     "rows x seeds",
 )
+TASK_COLUMNS = (SCORE_COLUMNS.index("task"), SCORE_COLUMNS.index("median PGR of tasks"))
+"""Columns that a sweep of one task has no use for."""
 
 
 def _scores_table(
-    block: str, scores: Sequence[CellScores], failed: Sequence[TrialResult], board: Board
+    block: str,
+    scores: Sequence[CellScores],
+    failed: Sequence[TrialResult],
+    board: Board,
+    effect: float | None,
 ) -> Table:
-    several = len(board.results.summary.tasks) > 1
-    columns = SCORE_COLUMNS if several else SCORE_COLUMNS[1:]
+    left_out = () if len(board.results.summary.tasks) > 1 else TASK_COLUMNS
     rows = []
     for scored in scores:
         cell, compared = scored.cell, scored.compared
-        fields = (
-            Field(task_words(scored, board)),
-            Field(f"{cell.weak} > {cell.strong}"),
-            Field(cell.method),
-            Field(cell.loss + (f" (best of {cell.num_searched})" if cell.num_searched else "")),
-            percent(compared.floor),
-            percent(scored.supervisor) if cell.assisted else Field("= floor", tone="faint"),
-            percent(compared.student),
-            percent(compared.ceiling),
-            pgr_field(compared.pgr),
-            Field("", bar=_marks(scored)),
-            Field(
-                f"{_share(scored.agreement)} ({_share(scored.agreement_right)} / "
-                f"{_share(scored.agreement_wrong)})",
-                scored.agreement,
-            ),
-            Field(f"{compared.num_rows:,} x {compared.num_seeds}", compared.num_rows),
+        rows.append(
+            (
+                Field(task_words(scored, board)),
+                Field(f"{cell.weak} > {cell.strong}"),
+                Field(cell.method),
+                Field(cell.loss + (f" (best of {cell.num_searched})" if cell.num_searched else "")),
+                percent(compared.floor),
+                percent(scored.supervisor) if cell.assisted else Field("= floor", tone="faint"),
+                percent(compared.student),
+                percent(compared.ceiling),
+                pgr_field(compared.pgr),
+                _median_field(scored),
+                Field("", bar=_marks(scored)),
+                Field(
+                    f"{_share(scored.agreement)} ({_share(scored.agreement_right)} / "
+                    f"{_share(scored.agreement_wrong)})",
+                    scored.agreement.point,
+                ),
+                Field(f"{compared.num_rows:,} x {compared.num_seeds}", compared.num_rows),
+            )
         )
-        rows.append(fields if several else fields[1:])
     for trial in failed:
-        fields = (
-            Field(trial.task),
-            Field(f"{trial.weak} > {trial.strong}"),
-            Field(trial.method),
-            Field(trial.loss),
-            Field("failed", tone="bad"),
-            *[Field("")] * (len(SCORE_COLUMNS) - 5),
+        rows.append(
+            (
+                Field(trial.task),
+                Field(f"{trial.weak} > {trial.strong}"),
+                Field(trial.method),
+                Field(trial.loss),
+                Field("failed", tone="bad"),
+                *[Field("")] * (len(SCORE_COLUMNS) - 5),
+            )
         )
-        rows.append(fields if several else fields[1:])
-    return Table(block, columns, tuple(rows))
+    kept = [index for index in range(len(SCORE_COLUMNS)) if index not in left_out]
+    note = ""
+    if effect is not None:
+        note = power_note([scored.power for scored in scores], effect, "gain of student over floor")
+    return Table(
+        block,
+        tuple(SCORE_COLUMNS[index] for index in kept),
+        tuple(tuple(row[index] for index in kept) for row in rows),
+        note,
+    )
+
+
+def _median_field(scored: CellScores) -> Field:
+    median = scored.median_pgr
+    if median is None:
+        return Field("-", -math.inf, "faint")
+    total = len(scored.cell.trials)
+    part = "" if median.num_tasks == total else f", {median.num_tasks} of {total} tasks"
+    field = pgr_field(median.estimate)
+    return Field(field.text + part, field.sort)
 
 
 def task_words(scored: CellScores, board: Board) -> str:
@@ -137,8 +174,8 @@ def pgr_field(pgr: Estimate | None) -> Field:
     return Field(f"{pgr.point:.2f} [{pgr.low:.2f}, {pgr.high:.2f}]", pgr.point)
 
 
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+def _share(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{100 * estimate.point:.1f}"
 
 
 def _marks(scored: CellScores) -> tuple[tuple[str, float], ...]:
@@ -152,26 +189,70 @@ def _marks(scored: CellScores) -> tuple[tuple[str, float], ...]:
     return tuple(marks)
 
 
-def contrasts_tables(contrasts: Sequence[Contrast]) -> list[Table]:
+def power_field(power: Power | None, effect: float) -> Field:
+    """The smallest difference that would be found; and the rows to find the one asked for."""
+    if power is None:
+        return Field("-", -1.0, "faint")
+    text = f"{100 * power.detectable:.1f}"
+    if power.detectable <= effect:
+        return Field(text, power.detectable)
+    needed = "more seeds" if power.num_rows is None else f"{_rounded(power.num_rows):,} rows"
+    return Field(f"{text} (needs {needed})", power.detectable, "faint")
+
+
+def power_note(powers: Sequence[Power], effect: float, what: str) -> str:
+    """How many comparisons could miss the effect asked for, and what would be enough."""
+    short = [power for power in powers if power.detectable > effect]
+    if not short:
+        return ""
+    largest = max(power.detectable for power in short)
+    needed = [power.num_rows for power in short if power.num_rows is not None]
+    sentence = (
+        f"A {what} of {100 * effect:g} points could be missed (80 % power, two-sided 5 %) in "
+        f"{len(short)} of {len(powers)} lines; the smallest that would be found is up to "
+        f"{100 * largest:.1f} points."
+    )
+    if needed:
+        sentence += f" {_rounded(max(needed)):,} test rows would be enough"
+        sentence += " for all of them." if len(needed) == len(short) else f" for {len(needed)}."
+    if len(needed) < len(short):
+        sentence += f" {len(short) - len(needed)} need more seeds, whatever the rows."
+    return sentence
+
+
+def _rounded(number: int) -> int:
+    """Two digits are all that such a number has."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // unit) * unit
+
+
+def difference_field(estimate: Estimate) -> Field:
+    """A difference of accuracies, coloured where its interval excludes 0."""
+    tone = "" if not estimate.excludes_zero else "good" if estimate.point > 0 else "bad"
+    return Field(points(estimate), estimate.point, tone)
+
+
+def contrasts_tables(contrasts: Sequence[Contrast], effect: float) -> list[Table]:
     """Paired differences, a table per question."""
     tables = []
     for topic in dict.fromkeys(contrast.topic for contrast in contrasts):
-        rows = []
-        for contrast in contrasts:
-            if contrast.topic != topic:
-                continue
-            estimate = contrast.estimate
-            tone = "" if not estimate.excludes_zero else "good" if estimate.point > 0 else "bad"
-            rows.append(
-                (
-                    Field(contrast.where),
-                    Field(f"{contrast.first} - {contrast.second}"),
-                    Field(points(estimate), estimate.point, tone),
-                    Field(f"{contrast.num_rows:,} x {contrast.num_seeds}", contrast.num_rows),
-                )
+        mine = [contrast for contrast in contrasts if contrast.topic == topic]
+        rows = tuple(
+            (
+                Field(contrast.where),
+                Field(f"{contrast.first} - {contrast.second}"),
+                difference_field(contrast.estimate),
+                power_field(contrast.power, effect),
+                Field(f"{contrast.num_rows:,} x {contrast.num_seeds}", contrast.num_rows),
             )
-        columns = ("weak > strong", "difference", "points of test accuracy", "rows x seeds")
-        tables.append(Table(topic, columns, tuple(rows)))
+            for contrast in mine
+        )
+        columns = (
+            *("weak > strong", "difference", "points of test accuracy"),
+            *("detectable, points", "rows x seeds"),
+        )
+        note = power_note([contrast.power for contrast in mine], effect, "difference")
+        tables.append(Table(topic, columns, rows, note))
     return tables
 
 
@@ -234,10 +315,17 @@ CSV_COLUMNS = (
     *("num_rows", "num_seeds"),
     *(
         f"{name}{end}"
-        for name in ("floor", "supervisor", "student", "ceiling", "gain", "gap", "pgr")
+        for name in (
+            *("floor", "supervisor", "student", "ceiling", "gain", "gap", "pgr", "pgr_median"),
+            *("auroc_floor", "auroc_student", "auroc_ceiling", "pgr_auroc"),
+            *("agreement", "agreement_where_right", "agreement_where_wrong"),
+        )
         for end in ("", "_low", "_high")
     ),
-    *("agreement", "agreement_where_right", "agreement_where_wrong"),
+    *("balanced_accuracy", "log_loss", "brier", "calibration_error"),
+    *("misfit_squared", "misfit_divergence", "brier_gain"),
+    *(f"{name}_{choice}" for choice in CHOICES for name in ("stopped", "pgr_stopped")),
+    *("detectable_gain", "rows_needed"),
     *("hyperparameters", "objective", "cause"),
 )
 
@@ -257,10 +345,13 @@ def csv_rows(scores: Sequence[CellScores], board: Board) -> Iterator[dict[str, o
             "num_searched": cell.num_searched,
             "num_rows": compared.num_rows,
             "num_seeds": compared.num_seeds,
-            "agreement": scored.agreement,
-            "agreement_where_right": scored.agreement_right,
-            "agreement_where_wrong": scored.agreement_wrong,
+            "detectable_gain": scored.power.detectable,
+            "rows_needed": scored.power.num_rows,
+            **asdict(scored.student),
         }
+        for choice, stop in scored.stopping.items():
+            row |= {f"stopped_{choice}": stop.accuracy, f"pgr_stopped_{choice}": stop.pgr}
+        auroc, median = scored.auroc, scored.median_pgr
         for name, estimate in (
             ("floor", compared.floor),
             ("supervisor", scored.supervisor),
@@ -269,6 +360,14 @@ def csv_rows(scores: Sequence[CellScores], board: Board) -> Iterator[dict[str, o
             ("gain", compared.gain),
             ("gap", compared.gap),
             ("pgr", compared.pgr),
+            ("pgr_median", median.estimate if median else None),
+            ("auroc_floor", auroc.floor if auroc else None),
+            ("auroc_student", auroc.student if auroc else None),
+            ("auroc_ceiling", auroc.ceiling if auroc else None),
+            ("pgr_auroc", auroc.pgr if auroc else None),
+            ("agreement", scored.agreement),
+            ("agreement_where_right", scored.agreement_right),
+            ("agreement_where_wrong", scored.agreement_wrong),
         ):
             if estimate is not None:
                 row |= {

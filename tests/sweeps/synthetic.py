@@ -14,10 +14,13 @@ from sweeps.results import (
     SweepSummary,
     TaskSummary,
     TrialResult,
+    difficulties,
+    pooled_checkpoints,
     pooled_curves,
     pooled_rows,
 )
 from w2s.spec import digest
+from w2s.stages.checkpoints import Checkpoint, ComparedCheckpoints
 
 SIZES = {"xs": 18_000, "s": 61_000, "m": 240_000, "l": 910_000}
 FLOOR = {"xs": 0.64, "s": 0.73, "m": 0.83, "l": 0.94}
@@ -31,6 +34,9 @@ SUPERVISOR = {
     "debate_ensemble": 0.89,
     "style_only": 0.52,
 }
+ARMS = {"step 1": -0.02, "step 2": 0.01}
+"""Arms of a chain, and how much better than its student they are."""
+CHAIN = "bootstrapping(m)"
 
 
 class World:
@@ -41,6 +47,7 @@ class World:
         self.task = task
         self.frames: dict[str, pd.DataFrame] = {}
         self._num_rows = num_rows
+        self.checkpoints: dict[str, ComparedCheckpoints] = {}
         self._difficulty = generator.random(2 * num_rows)
         self._label = generator.integers(0, 2, 2 * num_rows)
         self._split = np.array(["val"] * num_rows + ["test"] * num_rows)
@@ -99,6 +106,12 @@ class World:
                 reach = 1 - 0.6 * (1 - CEILING[strong] / CEILING["l"])
                 base = SUPERVISOR.get(method, STUDENT[weak])
                 reached = min((base + 0.01) * reach, CEILING[strong])
+            arms = {}
+            if method == CHAIN:
+                arms = {
+                    name: self.evaluation(f"{name} {weak} {strong}", reached + more, seed)
+                    for name, more in ARMS.items()
+                }
             name = f"student {weak} {strong} {method} {loss} {hyperparameters}"
             keys.append(
                 SeedKeys(
@@ -108,8 +121,11 @@ class World:
                     student=self.evaluation(name, reached, seed),
                     ceiling=self.evaluation(f"ceiling {strong}", CEILING[strong], seed),
                     members=members,
+                    arms=arms,
                 )
             )
+        for seed_keys in keys:
+            self._keep_checkpoints(seed_keys.student)
         frames = [self.frames[seed_keys.student] for seed_keys in keys]
         scores = [frame.loc[frame["split"] == "val", "correct"].mean() for frame in frames]
         return TrialResult(
@@ -126,6 +142,29 @@ class World:
             objective=float(np.mean(scores)) if scores else None,
             keys=tuple(keys),
         )
+
+    def _keep_checkpoints(self, key: str) -> None:
+        """Checkpoints of a student that is best before its end."""
+        frame = self.frames[key]
+        last = float(frame.loc[frame["split"] == "test", "correct"].mean())
+        self.checkpoints[key] = ComparedCheckpoints(
+            curve=tuple(
+                Checkpoint(
+                    step=50 * step,
+                    epoch=step / 2,
+                    test_accuracy=last + 0.01 * (4 - step) * (step - 1),
+                    val_agreement=0.6 + 0.05 * min(step, 3),
+                )
+                for step in (1, 2, 3, 4)
+            ),
+            steps={"last": 200, "best_val": 150, "oracle": 100},
+        )
+
+    def difficulty(self) -> pd.DataFrame:
+        """Difficulty of every row, 0 to the number of rungs."""
+        frame = next(iter(self.frames.values()))
+        levels = np.minimum(self._difficulty * (len(SIZES) + 1), len(SIZES)).astype(int)
+        return frame[["split", "row_id"]].assign(difficulty=levels)
 
 
 def trials_of(world: World) -> list[TrialResult]:
@@ -153,6 +192,7 @@ def trials_of(world: World) -> list[TrialResult]:
     found.append(world.trial("losses", "xs", "l", loss="product", student=0.69))
     found.append(world.trial("methods", "xs", "l"))
     found += [world.trial("methods", "xs", "l", method=method) for method in SUPERVISOR]
+    found.append(world.trial("methods", "xs", "l", method=CHAIN, student=0.75))
     found += [world.trial("controls", rung, rung, student=FLOOR[rung]) for rung in ("xs", "l")]
     found.append(world.trial("controls", "xs", "l", method="shuffled_labels", student=0.5))
     failed = world.trial("methods", "xs", "l", method="debate(strong, permuted)", seeds=())
@@ -281,5 +321,9 @@ def results(num_rows: int = 1000, tasks: tuple[str, ...] = ("world 0", "world 1"
         trials=trials,
         rows=pooled_rows(frames.items()),
         curves=pooled_curves(curves()),
+        checkpoints=pooled_checkpoints(
+            {key: run for world in worlds for key, run in world.checkpoints.items()}
+        ),
+        difficulty=difficulties({world.task: world.difficulty() for world in worlds}),
         debates=debates(),
     )

@@ -52,7 +52,7 @@ def test_the_page_loads_nothing_and_closes_its_tags(made: Report):
     assert [link for link in page.loaded if not link.startswith("data:")] == []
     assert page.open == []
     assert "@import" not in made.html
-    assert made.html.count("</figure>") == 5
+    assert made.html.count("</figure>") == len(made.figures)
 
 
 def test_the_same_results_give_the_same_bytes(results: SweepResults, made: Report):
@@ -104,11 +104,12 @@ def test_every_figure_of_the_markdown_is_written(made: Report, tmp_path: Path):
         assert f"(figures/{name})" in made.markdown
         assert (tmp_path / "report" / "figures" / name).read_text().startswith("<svg")
     assert set(made.figures) == {
-        "accuracy_by_size.svg",
-        "pgr_map.svg",
-        "methods.svg",
-        "hyperparameters.svg",
-        "curves.svg",
+        f"{name}.svg"
+        for name in (
+            *("accuracy_by_size", "accuracy_by_task", "agreement_by_size", "curves"),
+            *("difficulty", "hyperparameters", "methods", "misfit", "overfitting"),
+            *("pgr_by_task", "pgr_map"),
+        )
     }
 
 

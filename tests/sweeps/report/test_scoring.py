@@ -1,7 +1,5 @@
 """Cells, scores and differences against numbers worked by hand."""
 
-import math
-
 import pandas as pd
 import pytest
 
@@ -10,6 +8,7 @@ from sweeps.report.load import Board
 from sweeps.report.scoring import contrasts, score
 from sweeps.results import SeedKeys, SweepResults, TrialResult, pooled_rows
 from tests.sweeps import synthetic
+from w2s.statistics import Estimate
 
 LABELS = [0, 1, 0, 1]
 
@@ -78,16 +77,18 @@ def test_scores_are_means_over_rows_and_agreement_is_split_by_who_is_right():
     assert compared.pgr is not None
     assert compared.pgr.point == pytest.approx((0.65 - 0.5) / (0.95 - 0.5))
     # They differ on rows 20 to 24 and 39, all of them wrong ones of the supervisor.
-    assert scored.agreement == pytest.approx(34 / 40)
-    assert scored.agreement_right == 1.0
-    assert scored.agreement_wrong == pytest.approx(14 / 20)
+    assert scored.agreement.point == pytest.approx(34 / 40)
+    assert scored.agreement_right is not None
+    assert scored.agreement_right == Estimate(1.0, 1.0, 1.0)
+    assert scored.agreement_wrong is not None
+    assert scored.agreement_wrong.point == pytest.approx(14 / 20)
 
 
 def test_a_supervisor_that_is_always_right_has_no_agreement_where_wrong():
     everything = frame(right([True] * 8))
     made = board([trial()], floor=everything, student=everything, ceiling=everything)
     scored = score(made, made.cells[0])
-    assert math.isnan(scored.agreement_wrong)
+    assert scored.agreement_wrong is None
     assert scored.compared.gap_too_small
     assert tables.pgr_field(scored.compared.pgr).text == "gap too small"
 
@@ -147,9 +148,9 @@ def test_tasks_are_pooled_on_the_seeds_they_share():
     )
     (cell,) = made.cells
     assert cell.seeds == (0, 1)
-    correct = made.correct(cell, "student")
-    assert correct.tolist() == [[1] * 8, [0] * 4 + [1] * 4]
-    assert len(set(made.groups(cell))) == 8  # g0 of one task is not g0 of the other.
+    # Seed 0 has all rows of both tasks right, seed 1 those of the second alone.
+    assert [number.point for number in made.accuracy(cell, "student")] == [0.5, 1.0]
+    assert score(made, cell).compared.num_rows == 8
 
 
 def test_evaluations_of_different_rows_are_not_compared():
