@@ -14,6 +14,7 @@ from w2s.losses.confidence import (
     harden_by_prior,
     prior_offsets,
 )
+from w2s.losses.xent import Xent
 
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 0), (0.1, 0.375), (0.2, 0.75), (1.0, 0.75)])
@@ -99,6 +100,14 @@ def test_nothing_is_learned_through_the_hardened_prediction() -> None:
     # The gradient of cross-entropy to a constant: softmax - target.
     expected = logits.detach().softmax(1) - hard
     torch.testing.assert_close(logits.grad, expected)
+
+
+def test_without_weight_it_is_cross_entropy() -> None:
+    logits, weak = random_case()
+    output, gradient = apply(Confidence(max_weight=0), logits, weak)
+    expected, expected_gradient = apply(Xent(), logits, weak)
+    torch.testing.assert_close(output.losses_B, expected.losses_B)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 def test_weight_above_one_is_refused() -> None:

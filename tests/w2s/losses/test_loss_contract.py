@@ -155,6 +155,16 @@ def test_extreme_logits_and_labels_give_finite_losses_and_gradients(
 
 
 @for_every_loss
+def test_a_loss_keeps_nothing_from_one_call_to_the_next(loss: Loss) -> None:
+    first, gradient = loss_and_gradient(loss, [make_batch(loss)], 0.5)
+    for step in range(40):
+        loss_and_gradient(loss, [make_batch(loss, rows=3 + step % 5)], step / 40)
+    again, gradient_again = loss_and_gradient(loss, [make_batch(loss)], 0.5)
+    assert torch.equal(first, again)
+    assert torch.equal(gradient, gradient_again)
+
+
+@for_every_loss
 def test_number_of_classes_is_refused_before_compute_or_worked_with(loss: Loss) -> None:
     loss.check_classes(2)
     logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.eye(6, 4)
