@@ -5,8 +5,8 @@ gives the rows of one split as a data frame whose needed columns are there; `pla
 rows for a message; `fingerprint` is a digest of the content, so that changed data makes new keys.
 Whatever is wrong raises `UserError` and says what was found. Local files never touch the network.
 
-A `subset` is a configuration of a hub id. Under a local folder it is the folder or the file of that
-name, where there is one.
+A `subset` is a configuration of a hub id, or a folder of its repository. Under a local folder it is
+the folder or the file of that name, where there is one.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from w2s.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import ChunkedArray
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "tsv")
 """File name endings that can be read."""
@@ -190,12 +191,9 @@ def _from_file(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         match file.suffix:
             case ".parquet":
-                from pyarrow import parquet
-
-                _check_columns(repr(str(file)), parquet.read_schema(file).names, columns)
-                return pd.read_parquet(file, columns=list(columns))
+                return _from_parquet(file, columns)
             case ".jsonl":
-                frame = pd.DataFrame(_json_lines(file))
+                frame = pd.DataFrame(_json_lines(file), dtype=object)
             case ".json":
                 frame = _json_table(file)
             case ".csv" | ".tsv":
@@ -219,7 +217,7 @@ def _from_file(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
     rows = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -234,25 +232,52 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _json_table(file: Path) -> pd.DataFrame:
-    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(
             "it is not a list of objects [{...}, ...]; for one object a line use jsonl"
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _from_parquet(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    import pyarrow
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as source:
+        _check_columns(repr(str(file)), source.schema_arrow.names, columns)
+        table = source.read(columns=list(columns))
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"column {name!r}: {_first_wrong(column) or error}") from error
+    return table.to_pandas()
+
+
+def _first_wrong(column: "ChunkedArray") -> str:
+    """Where a column of text stops being UTF-8; empty if it does not."""
+    import pyarrow
+
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        for row, cell in enumerate(column.cast(pyarrow.large_binary()), start=1):
+            try:
+                (cell.as_py() or b"").decode("utf-8")
+            except UnicodeDecodeError:
+                return f"row {row} is not UTF-8; write the column as UTF-8"
+    return ""
 
 
 def _not_utf8(file: Path) -> str:
-    """Where a file stops being UTF-8."""
-    if file.suffix != ".parquet":
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    wrong = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-                    return f"line {number} is not UTF-8 ({wrong}); save the file as UTF-8"
-    return "it holds text that is not UTF-8; write its text columns as UTF-8"
+    """Where a file of lines stops being UTF-8."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                wrong = f"byte 0x{line[error.start]:02x} at byte {error.start + 1}"
+                return f"line {number} is not UTF-8 ({wrong}); save the file as UTF-8"
+    raise AssertionError("a file that could not be decoded can be")
 
 
 @lru_cache(maxsize=16)
@@ -264,6 +289,13 @@ def _from_hub(path: str, split: str, revision: str | None, subset: str | None) -
     try:
         try:
             rows = load_dataset(path, name=subset, split=split, revision=revision)
+        except ValueError as error:
+            if subset is None or "BuilderConfig" not in str(error):
+                raise
+            try:
+                rows = load_dataset(path, data_dir=subset, split=split, revision=revision)
+            except (OSError, ValueError, DatasetsError):
+                raise error from None
         except RuntimeError as error:
             if revision is not None or "scripts are no longer supported" not in str(error):
                 raise
