@@ -13,19 +13,27 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from w2s.errors import UserError
-from w2s.training.config import LoraConfig
 
 ADAPTER = "default"
 
 
-def add_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> None:
+def add_adapters(
+    backbone: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: float,
+    target_modules: tuple[str, ...],
+    seed: int,
+) -> None:
     """Wrap linear maps of the blocks in place; only the adapters then require a gradient.
 
     The weights of the backbone are read and never written, so they may be another's too.
 
     Args:
         backbone: decoder or encoder.
-        config: rank, scale, and which maps.
+        rank: of the update of a matrix.
+        alpha: the update is scaled by alpha / rank.
+        target_modules: last parts of the names of the maps; empty: all linear maps of the blocks.
         seed: of A; equal on every device. The global random state is left as it was.
 
     Raises:
@@ -37,23 +45,21 @@ def add_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> No
         if isinstance(module, nn.Linear | Conv1D) and _in_block(backbone, name)
     }
     kinds = {name.rpartition(".")[2] for name in linear}
-    unknown = sorted(set(config.target_modules) - kinds)
+    unknown = sorted(set(target_modules) - kinds)
     if unknown:
         raise UserError(
             f"lora.target_modules names {unknown[0]!r}, which is no linear map in the blocks of a "
             f"{backbone.config.model_type} model; there are {', '.join(sorted(kinds))}"
         )
     chosen = [
-        name
-        for name in linear
-        if not config.target_modules or name.rpartition(".")[2] in config.target_modules
+        name for name in linear if not target_modules or name.rpartition(".")[2] in target_modules
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(
             PeftConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]  # a factor
+                r=rank,
+                lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # a factor
                 target_modules=chosen,
                 fan_in_fan_out=isinstance(linear[chosen[0]], Conv1D),
             ),

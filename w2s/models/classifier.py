@@ -103,20 +103,23 @@ class Classifier(nn.Module):
             [B, C] float32, also under autocast; with options, C texts of a row follow one another
             in the input, [B x C, T].
         """
-        if self._read_token is None:
-            output = self.backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT)
-            read_BD = output.last_hidden_state[:, 0]
-        else:
-            rows_B = torch.arange(len(input_ids_BT), device=input_ids_BT.device)
-            last_B = attention_mask_BT.sum(1) - 1
-            self._read_token.at(rows_B, last_B)
-            # Under causal attention no real token sees the padding to its right, so a decoder needs
-            # no mask; without one, attention takes its fast path.
-            output = self.backbone(input_ids=input_ids_BT)
-            read_BD = output.last_hidden_state[rows_B, last_B]
+        read_BD = self.read(input_ids_BT, attention_mask_BT)
         with torch.autocast(read_BD.device.type, enabled=False):
             logits = self.head(read_BD.float())
             return logits.view(-1, self.options) if self.options else logits
+
+    def read(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Last hidden state of the token that the head reads, [B, D]."""
+        if self._read_token is None:
+            output = self.backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT)
+            return output.last_hidden_state[:, 0]
+        rows_B = torch.arange(len(input_ids_BT), device=input_ids_BT.device)
+        last_B = attention_mask_BT.sum(1) - 1
+        self._read_token.at(rows_B, last_B)
+        # Under causal attention no real token sees the padding to its right, so a decoder needs
+        # no mask; without one, attention takes its fast path.
+        output = self.backbone(input_ids=input_ids_BT)
+        return output.last_hidden_state[rows_B, last_B]
 
 
 def fresh_head(

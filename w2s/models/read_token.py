@@ -27,15 +27,19 @@ TOKENWISE = {
 own hidden state. A type that is not here is computed in full."""
 
 
+def block_list(backbone: PreTrainedModel) -> nn.ModuleList:
+    """The blocks of a backbone, in order."""
+    return next(module for module in backbone.modules() if isinstance(module, nn.ModuleList))
+
+
 class ReadToken:
     """Narrows the tokenwise parts of a backbone's last block to the tokens set by `at`."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         """Hook into the backbone; its parameters and their names stay as they are."""
         self._places: tuple[Tensor, Tensor] | None = None
-        blocks = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
         for name in TOKENWISE.get(backbone.config.model_type, ()):
-            part = blocks[0][-1].get_submodule(name)
+            part = block_list(backbone)[-1].get_submodule(name)
             part.register_forward_pre_hook(self._narrow)
             part.register_forward_hook(self._widen)
 

@@ -18,7 +18,7 @@ from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts
-from w2s.stages.models import Model, ModelStage, model_key, model_location
+from w2s.stages.models import Model, model_key, model_location, revision_of
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.stages.tokens import Tokens, TokenTable, read_tokens
@@ -235,7 +235,14 @@ class Finetune(Stage):
             )
             backbone = copy_backbone(base, share=adapted)
         if adapted:
-            add_adapters(backbone, self.train.lora, self.seed)
+            lora = self.train.lora
+            add_adapters(
+                backbone,
+                rank=lora.rank,
+                alpha=lora.alpha,
+                target_modules=lora.target_modules,
+                seed=self.seed,
+            )
         return Classifier(backbone, head)
 
     def _head(self, base: "PreTrainedModel", options: bool, context: StageContext) -> "Head":
@@ -262,7 +269,7 @@ class Finetune(Stage):
             base,
             model_location(self.model, context),
             words[-1:] if options else words,
-            revision=_revision(self.model),
+            revision=revision_of(self.model),
         )
         return Head(rows_WD.to(base.device), options=num_classes if options else 0)
 
@@ -275,13 +282,9 @@ def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":
     if key not in context.warm:
         location = model_location(model, context)
         context.warm[key] = load_backbone(
-            location, revision=_revision(model), device=context.device
+            location, revision=revision_of(model), device=context.device
         )
     return context.warm[key]
-
-
-def _revision(model: Model) -> str | None:
-    return None if isinstance(model, ModelStage) else model.revision
 
 
 def _trained(classifier: "Classifier") -> "dict[str, Tensor]":

@@ -1,12 +1,20 @@
 """Generative finetuning before supervision (Burns et al. 2023, section 5.2.2)."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
 from w2s.stages.base import Lane, StageContext
-from w2s.stages.models import Model, ModelStage, model_key
-from w2s.stages.tokens import Tokens
+from w2s.stages.models import (
+    MODEL_FOLDER,
+    Model,
+    ModelStage,
+    model_key,
+    model_location,
+    revision_of,
+)
+from w2s.stages.tokens import Tokens, read_tokens
 from w2s.training.config import GenerativeConfig
 from w2s.types import Split
 
@@ -45,5 +53,35 @@ class GenerativeFinetune(ModelStage):
         return self.model.size()
 
     def run(self, context: StageContext) -> None:
-        """Write `model/`: weights, config and tokenizer."""
-        raise NotImplementedError
+        """Write `model/`: weights, config and tokenizer.
+
+        Raises:
+            UserError: the model is no decoder, or its weights cannot be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        from w2s.models.language_model import load_language_model
+        from w2s.training.generative import finetune_language_model
+        from w2s.training.parallel import Replicas
+
+        replicas = context.replicas or Replicas()
+        location, revision = model_location(self.model, context), revision_of(self.model)
+        model = load_language_model(location, revision)
+        table = read_tokens(context.path(self.tokens))
+        texts = table.where(table.index["split"].isin(self.splits).to_numpy()).rows
+        finetune_language_model(
+            model,
+            replace(texts, texts_per_row=1),
+            self.train,
+            seed=self.seed,
+            replicas=replicas,
+            device=context.device,
+            precision=context.precision,
+            micro_batch_size=context.micro_batch_size,
+            on_progress=context.progress,
+        )
+        if replicas.rank == 0:
+            folder = context.output_dir / MODEL_FOLDER
+            model.save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision or "main")
+            tokenizer.save_pretrained(folder)

@@ -30,3 +30,8 @@ def model_key(model: Model) -> str:
 def model_location(model: Model, context: StageContext) -> str | Path:
     """Folder (or hub id) from which `from_pretrained` loads the model."""
     return context.path(model) / MODEL_FOLDER if isinstance(model, ModelStage) else model.path
+
+
+def revision_of(model: Model) -> str | None:
+    """Revision of a hub id."""
+    return None if isinstance(model, ModelStage) else model.revision

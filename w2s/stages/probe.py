@@ -2,13 +2,18 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, SerializeAsAny
 
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
-from w2s.stages.features import Features
+from w2s.stages.features import Features, FeatureTable, read_features
+from w2s.stages.finetune import PREDICTED, SCORED
+from w2s.stages.predictions import Targets, read_targets, write_predictions
+from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.training.config import ProbeConfig
+from w2s.types import Split
 
 
 class Probe(Stage):
@@ -44,5 +49,74 @@ class Probe(Stage):
         )
 
     def run(self, context: StageContext) -> None:
-        """Write `predictions.parquet`, `head.safetensors` and the checkpoints if asked."""
-        raise NotImplementedError
+        """Write predictions, `head.safetensors`, checkpoints and `training.json`."""
+        from w2s.models.classifier import Head, write_head
+        from w2s.training.probing import fit_probe, probe_logprobs
+
+        if context.replicas is not None and context.replicas.rank:
+            return  # One process is enough.
+        index, features = _features(self.features, context)
+        split_of = index["split"].to_numpy()
+        task = self.features.tokens.prompts.task
+
+        def targets_of(labels: Stage, split: Split) -> Targets:
+            row_ids = index["row_id"][split_of == split].tolist()
+            return read_targets(context.path(labels), split, row_ids, task.num_classes)
+
+        targets = targets_of(self.labels, self.train_split)
+        kept = targets.weights_N > 0
+        scored_N = np.isin(split_of, SCORED)
+        scored = features[np.flatnonzero(scored_N)]
+        recorder = CheckpointRecorder(
+            index[scored_N],
+            None if self.val_labels is None else targets_of(self.val_labels, "val"),
+            self.train.checkpoint,
+            self.train.epochs,
+        )
+        best: list[Head] = []
+
+        def on_checkpoint(step: int, num_steps: int, head: Head) -> None:
+            metrics = recorder.add(step, num_steps, probe_logprobs(head, scored))
+            context.progress(step, num_steps, metrics)
+            if recorder.keeps(step):
+                best[:] = [head]
+
+        num_steps, head = fit_probe(
+            features[np.flatnonzero(split_of == self.train_split)[kept]],
+            targets.probabilities_NC[kept],
+            self.loss,
+            self.train,
+            seed=self.seed,
+            weights_N=targets.weights_N[kept],
+            on_progress=context.progress,
+            on_checkpoint=on_checkpoint,
+        )
+        if best:
+            (head,) = best
+        predicted = np.isin(split_of, PREDICTED)
+        write_predictions(
+            context.output_dir,
+            split_of[predicted].tolist(),
+            index["row_id"][predicted].tolist(),
+            probe_logprobs(head, features[np.flatnonzero(predicted)]),
+        )
+        write_head(head, context.output_dir)
+        recorder.write(context.output_dir)
+        size = head.weight_CD.numel() + head.bias_C.numel()
+        write_training(
+            context.output_dir,
+            recorder,
+            num_steps=num_steps,
+            num_parameters=size,
+            num_non_embedding=size,
+            num_trainable=size,
+            num_tokens=0,
+            training_flops=6.0 * head.weight_CD.numel() * int(kept.sum()) * self.train.epochs,
+        )
+
+
+def _features(stage: Features, context: StageContext) -> FeatureTable:
+    """Features, from the worker's warm objects if they are there."""
+    if stage.key not in context.warm:
+        context.warm[stage.key] = read_features(context.path(stage))
+    return context.warm[stage.key]

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
-from w2s.stages.models import Model, model_location
+from w2s.stages.models import Model, model_location, revision_of
 from w2s.stages.transcripts import read_transcripts
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Tokens(Stage):
         from w2s.training.batching import tokenize
 
         location = model_location(self.model, context)
-        revision = getattr(self.model, "revision", None) or "main"
+        revision = revision_of(self.model) or "main"
         tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
         config = AutoConfig.from_pretrained(str(location), revision=revision)
         limit = min(self.max_length, longest_input(config) or self.max_length)

@@ -99,8 +99,8 @@ def finetune(
     optimizer = build_optimizer(classifier, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
-    weights = _scaled(weights_N, len(rows))
-    autocast = _autocast(device, precision)
+    weights = scaled_weights(weights_N, len(rows))
+    autocast = autocast_to(device, precision)
     updates = plan_updates(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
@@ -174,24 +174,61 @@ def predict(
         [N, C] natural log-probabilities in the order of the rows.
     """
     classifier.to(device).eval()
-    autocast = _autocast(device, precision)
+    autocast = autocast_to(device, precision)
+
+    def logprobs_of(input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        with autocast:
+            return classifier(input_ids_BT, mask_BT).log_softmax(1)
+
+    return over_rows(
+        logprobs_of,
+        rows,
+        (classifier.num_classes,),
+        replicas=replicas,
+        device=device,
+        micro_batch_size=micro_batch_size,
+        on_progress=on_progress,
+    )
+
+
+def over_rows(
+    function: Callable[[Tensor, Tensor], Tensor],
+    rows: TokenRows,
+    shape: tuple[int, ...],
+    *,
+    replicas: Replicas,
+    device: str,
+    micro_batch_size: int | None,
+    on_progress: ProgressReport,
+) -> NDArray[np.float32]:
+    """What a function makes of each row, without gradient, in batches of rows of similar length.
+
+    Args:
+        function: (input_ids_BT, attention_mask_BT) to [rows, *shape].
+        rows: N rows.
+        shape: of the result of a row.
+        replicas: share the rows; every replica gets all results.
+        device: of this replica.
+        micro_batch_size: rows of a batch at most; None: as many as `INFERENCE_TOKENS` allows.
+        on_progress: called as (rows done, rows, {}) of this replica.
+
+    Returns:
+        [N, *shape] in the order of the rows.
+    """
     max_tokens = INFERENCE_TOKENS.get(torch.device(device).type, INFERENCE_TOKENS["cuda"])
     batches = plan_inference(
         rows.row_lengths * rows.texts_per_row, max_tokens=max_tokens, max_rows=micro_batch_size
     )
-    logprobs_NC = torch.zeros(len(rows), classifier.num_classes, device=device)
+    results = torch.zeros(len(rows), *shape, device=device)
     own = batches[replicas.rank :: replicas.size]
     done = 0
     with torch.inference_mode():
         for indices in own:
             input_ids_BT, mask_BT = collate(rows, indices, device)
-            with autocast:
-                logits_BC = classifier(input_ids_BT, mask_BT)
-            index = torch.from_numpy(indices).to(device)
-            logprobs_NC[index] = logits_BC.log_softmax(1)
+            results[torch.from_numpy(indices).to(device)] = function(input_ids_BT, mask_BT).float()
             done += len(indices)
             on_progress(done, sum(len(batch) for batch in own), {})
-    return replicas.sum(logprobs_NC).cpu().numpy()
+    return replicas.sum(results).cpu().numpy()
 
 
 def build_optimizer(classifier: Classifier, config: TrainConfig) -> torch.optim.AdamW:
@@ -276,7 +313,7 @@ class _Curve:
         self._steps = 0
 
 
-def _scaled(weights_N: NDArray[np.floating] | None, num_rows: int) -> Tensor:
+def scaled_weights(weights_N: NDArray[np.floating] | None, num_rows: int) -> Tensor:
     """Sample weights [N] with a mean of 1."""
     if weights_N is None:
         return torch.ones(num_rows)
@@ -313,7 +350,8 @@ def _with_whole_update(
     return [replace(part, whole_targets_NC=targets_NC, whole_logits_NC=logits_NC) for part in parts]
 
 
-def _autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
+def autocast_to(device: str, precision: Precision) -> AbstractContextManager[object]:
+    """Context of forward passes of a precision."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
