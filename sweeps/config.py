@@ -237,7 +237,7 @@ class Sweep(Spec):
     @property
     def task_labels(self) -> list[str]:
         """Name of each task, numbered where several have the same."""
-        labels = [task.label for task in self.tasks]
+        labels = [task.title for task in self.tasks]
         return [
             label if labels.count(label) == 1 else f"{label}-{labels[:index].count(label)}"
             for index, label in enumerate(labels)

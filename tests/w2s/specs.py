@@ -46,9 +46,11 @@ from w2s.stages.simulable import SimulableSupervisor
 from w2s.stages.style import StyleClassifier
 from w2s.stages.tokens import Tokens
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts
+from w2s.tasks._splits import SplitNames
 from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import PromptTemplate, Task
 from w2s.tasks.sciq import SciQ
+from w2s.tasks.table import Table
 from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
 
 REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
@@ -57,8 +59,14 @@ REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
         "num_tokens": 1000,
     },
     (Corpus, "almanac"): {"rare_share": 0.5, "custom_share": 0.5},
+    (Corpus, "task"): {"num_tokens": 1000},
     (Task, "safety"): {"path": "safety.csv"},
-    (Task, "table"): {"path": "table.csv", "prompt": "{text}", "label": "mood"},
+    (Task, "table"): {
+        "path": "table.csv",
+        "prompt": "{text}",
+        "label": "mood",
+        "classes": ("sad", "glad"),
+    },
 }
 """Values for fields without a default, by base and kind."""
 
@@ -153,6 +161,8 @@ def plain() -> list[BaseModel]:
         protocol=Sequential(),
     )
     return [
+        Table(path="table.csv", prompt="{text} {choice}", choices="options", answer="key"),
+        SplitNames(),
         World(),
         Architecture(hidden_size=32, intermediate_size=64),
         TrainConfig(),
@@ -191,8 +201,17 @@ OTHER: dict[tuple[str, str], Any] = {
     ("PromptTemplate", "question"): "{prompt} other",
     ("PromptTemplate", "labels"): (" no", " yes"),
     ("TextCorpus", "held_out"): ({"path": "tests.parquet", "template": "{text}"},),
+    ("Legal", "subset"): "unfair_tos",
+    ("SplitNames", "train"): ("other",),
+    ("SplitNames", "val"): ("other",),
+    ("SplitNames", "test"): ("other",),
+    ("Table", "prompt"): "{text} other {choice}",
+    ("Table", "classes"): ("glad", "sad"),
 }
 """Another value for fields that the generic rules cannot vary."""
+
+EITHER_OR = {("Table", name) for name in ("label", "classes", "choices", "answer")}
+"""Fields that are set in one form of a spec only; both forms are among the specs."""
 
 
 def other(spec: BaseModel, name: str) -> Any:
@@ -239,6 +258,8 @@ def variants(spec: BaseModel) -> Iterator[tuple[str, BaseModel]]:
     for name, field in type(spec).model_fields.items():
         if len(_literals(field.annotation)) == 1 or name not in identity_fields(spec):
             continue
+        if (type(spec).__name__, name) in EITHER_OR and getattr(spec, name) is None:
+            continue
         yield name, spec.model_copy(update={name: other(spec, name)})
 
 
@@ -255,7 +276,7 @@ def _instead_of_none(annotation: Any) -> Any:
         if bare is float:
             return 0.5
         if bare is int:
-            return 3
+            return 7
         if bare is str:
             return "x"
         if isinstance(bare, type) and issubclass(bare, BaseModel):

@@ -194,7 +194,7 @@ class Source:
 
     def chosen(self, row: int, column: str, answer: Any, names: Sequence[str]) -> int | None:
         """Index of the answer among the names of the options; None where there is no answer."""
-        name = _class_name(answer)
+        name = class_name(answer)
         if name in ("", "-1") and name not in names:
             self.num_unlabelled += 1
             return None
@@ -206,7 +206,7 @@ class Source:
         return lowered.index(name)
 
     def _class(self, row: int, column: str, value: Any, classes: Mapping[str, int]) -> int | None:
-        name = _class_name(value)
+        name = class_name(value)
         if name in classes:
             return classes[name]
         if name in ("", "-1"):
@@ -306,13 +306,17 @@ class DatasetTask(Task):
         "test": ("test",),
     }
     """Splits of the source that each part is made of."""
+    is_family: ClassVar[bool] = False
+    """Whether `subset` names one task of several, and so belongs to their names."""
     hub_lacks: ClassVar[tuple[Part, ...]] = ()
     """Parts that the hub has no split for, or one without labels."""
 
     @property
-    def label(self) -> str:
-        """The kind, and the subset where there is one."""
-        return f"{self.kind}-{self.subset}" if self.subset else self.kind
+    def title(self) -> str:
+        """The kind, and the subset where it names one task of several."""
+        usual = type(self).model_fields["subset"].default
+        named = self.subset and (self.is_family or self.subset != usual)
+        return f"{self.kind}-{self.subset}" if named else self.kind
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """The examples of one source split, any number a row, labels as they come.
@@ -578,7 +582,7 @@ def _spelled(option: str) -> str:
     return " ".join(option.casefold().split())
 
 
-def _class_name(value: Any) -> str:
+def class_name(value: Any) -> str:
     """A label as the lower-case text that classes are named by."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""

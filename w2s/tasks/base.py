@@ -70,7 +70,7 @@ class Task(Spec):
     """Name of the task family: the name of its file."""
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """Short name in tables and figures."""
         return self.kind
 

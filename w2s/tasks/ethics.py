@@ -15,7 +15,7 @@ five; the rows of the wrong ones are dropped until both classes are equal.
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 
@@ -31,6 +31,8 @@ _FIRST_SENTENCE = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
 
 class Ethics(DatasetTask):
     """Whether a judgement about an everyday scenario holds."""
+
+    is_family: ClassVar[bool] = True
 
     kind: Literal["ethics"] = "ethics"
     path: str = "hendrycks/ethics"

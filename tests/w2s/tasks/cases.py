@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import chess
 import pandas as pd
 
 from w2s import tables
@@ -43,11 +44,13 @@ class Case:
     """Folder or file of the fixture, if it is not called like the kind."""
     num_labels: int = 2
     """How often `relabel` changes the row before it is the same again."""
+    title: str = ""
+    """How the case is called, if not by kind and fields."""
 
     @property
     def name(self) -> str:
-        """Kind and fields."""
-        return "-".join((self.kind, *map(str, self.fields.values())))
+        """Title, or kind and fields."""
+        return self.title or "-".join((self.kind, *map(str, self.fields.values())))
 
     @property
     def path(self) -> Path:
@@ -112,6 +115,28 @@ def other_scenario(row: Raw) -> Raw:
     return {"baseline": row["less_pleasant"], "less_pleasant": row["baseline"]}
 
 
+def other_reply(row: Raw) -> Raw:
+    return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def other_move(row: Raw) -> Raw:
+    """The other of the two legal moves that each made-up puzzle has becomes its solution."""
+    board = chess.Board(row["FEN"])
+    opponent, solution = row["Moves"].split()[:2]
+    board.push_uci(opponent)
+    (other,) = (move for move in board.legal_moves if move.uci() != solution)
+    return {**row, "Moves": f"{opponent} {other.uci()}"}
+
+
+def other_scores(row: Raw) -> Raw:
+    toxic = row["toxicity_human"] + row["toxicity_ai"] > 5.5
+    return {**row, "toxicity_human": 1.0 if toxic else 5.0, "toxicity_ai": 1.0}
+
+
+def other_share(row: Raw) -> Raw:
+    return {**row, "toxicity": 0.1 if row["toxicity"] >= 0.5 else 0.7}
+
+
 BINARY = swap("label", 0, 1)
 FOUR = swap("label", 0, 1, 2, 3)
 
@@ -160,6 +185,64 @@ CASES = [
     Case("sst2", BINARY, real=("glue_sst2",)),
     Case("twitter_sentiment", swap("label", 0, 2), real=("tweet_eval_sentiment",)),
     Case("wic", BINARY, real=("super_glue_wic",)),
+    Case("preferences", other_reply, real=("hh_rlhf_harmless_base",)),
+    Case(
+        "preferences",
+        other_reply,
+        real=("hh_single_turn_harmless",),
+        fields={"splits": {"train": ["train_gt", "train_w2s"], "val": [], "test": ["test"]}},
+        fixture="preferences_single_turn",
+        title="preferences-single_turn",
+    ),
+    Case("chess", other_move, real=("chess_puzzles",)),
+    Case("chess", other_move, fields={"position": "pgn"}),
+    Case("safety", swap("is_safe", True, False), real=("wts_safety",)),
+    *(
+        Case(
+            "toxicity",
+            relabel,
+            real=real,
+            fields={"dataset": dataset},
+            fixture=f"toxicity/{dataset}",
+        )
+        for dataset, relabel, real in (
+            ("toxigen", other_scores, ("toxigen_annotated",)),
+            ("tweet_hate", BINARY, ("tweet_eval_hate",)),
+            ("tweet_offensive", BINARY, ("tweet_eval_offensive",)),
+            ("hate_speech_offensive", swap("class", 0, 2), ("hate_speech_offensive",)),
+            ("civil_comments", other_share, ()),
+        )
+    ),
+    *(
+        Case("legal", swap("answer", no, yes), real=real, fields={"subset": subset})
+        for subset, no, yes, real in (
+            ("overruling", "No", "Yes", ("legalbench",)),
+            ("unfair_tos", "Other", "Arbitration", ("legalbench",)),
+            ("learned_hands_family", "No", "Yes", ("legalbench",)),
+            ("privacy_policy_qa", "Irrelevant", "Relevant", ()),
+        )
+    ),
+    Case(
+        "table",
+        swap("mood", "glad", "sad", "angry"),
+        fields={"prompt": "{text}\nHow does the writer feel?", "label": "mood"},
+        fixture="table/labels",
+        num_labels=3,
+        title="table-labels",
+    ),
+    Case(
+        "table",
+        swap("key", "A", "B", "C", "D"),
+        fields={
+            "prompt": "{question} {choice}",
+            "choices": "options",
+            "answer": "key",
+            "answer_is": "letter",
+        },
+        fixture="table/choices",
+        num_labels=4,
+        title="table-choices",
+    ),
 ]
 
 
@@ -189,7 +272,8 @@ def golden() -> str:
     blocks = []
     for case in CASES:
         _, row = min(sorted_rows(case), key=lambda item: item[1].row_id)
-        blocks.append(f"### {case.name}: label {row.label}\n{row.prompt}\n")
+        options = "".join(f"--- option {place}\n{text}\n" for place, text in enumerate(row.options))
+        blocks.append(f"### {case.name}: label {row.label}\n{row.prompt}\n{options}")
     return "\n".join(blocks)
 
 
