@@ -20,7 +20,7 @@ class EMPosterior(Around):
     kind: Literal["em_posterior"] = "em_posterior"
     rounds: int = Field(default=2, ge=1)
     """Times that the channel is fitted and the posterior taken."""
-    layer: int = -1
+    layer: int = Field(default=-1, ge=-1)
     """Layer of the strong model whose hidden state the channel depends on; -1: the last."""
 
     def labels(self, setup: Setup) -> Stage:

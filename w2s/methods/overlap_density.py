@@ -22,7 +22,7 @@ class OverlapDensity(Around):
     """Share of the rows of each class that is kept."""
     num_neighbors: int = Field(default=50, ge=1)
     """Neighbours of a row."""
-    layer: int = -1
+    layer: int = Field(default=-1, ge=-1)
     """Layer of the strong model whose hidden state is read; -1: the last."""
 
     def labels(self, setup: Setup) -> Stage:

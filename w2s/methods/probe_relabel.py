@@ -28,7 +28,7 @@ class ProbeRelabel(Around):
     """Neighbours of a row, for `probe = "knn"`."""
     num_graph_neighbors: int = Field(default=4, ge=1)
     """Neighbours that a row has an edge to, for `probe = "topological"`."""
-    layer: int = -1
+    layer: int = Field(default=-1, ge=-1)
     """Layer of the strong model whose hidden state is read; -1: the last. A middle one often
     separates classes better."""
 

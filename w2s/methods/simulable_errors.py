@@ -22,7 +22,7 @@ class SimulableErrors(Method):
     """Features it sees; the paper has 10, 30, 100, 300 and 1000."""
     label_noise: float = Field(default=0.0, ge=0, lt=1)
     """Share of its labels that are then made wrong; the paper has 0.01 to 0.1."""
-    layer: int = -1
+    layer: int = Field(default=-1, ge=-1)
     """Layer of the strong model whose hidden state is read; -1: the last."""
 
     def supervision(self, setup: Setup) -> Stage:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
 from w2s.stages.base import Stage, StageContext
-from w2s.stages.features import Features
+from w2s.stages.features import Features, read_features
 from w2s.stages.labels import joined, read_labels
 from w2s.stages.selection import top_share_per_class
 
@@ -140,8 +140,6 @@ def row_features(folder: Path, row_ids: list[str]) -> NDArray[np.float32]:
 
     See `flat` for a choice among texts.
     """
-    from w2s.stages.features import read_features
-
     table = read_features(folder)
     index = table.index.assign(position=np.arange(len(table.index)))
     rows = joined(index[index["split"] == "strong_train"], row_ids, "features")

@@ -11,7 +11,7 @@ from w2s.errors import UserError
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import GroundTruth, read_truth
 from w2s.stages.errors import corrupted, highest
-from w2s.stages.features import Features
+from w2s.stages.features import Features, read_features
 from w2s.stages.labels import SMALLEST_PROBABILITY, joined
 from w2s.stages.predictions import write_predictions
 from w2s.stages.relabel import flat
@@ -42,8 +42,6 @@ class SimulableSupervisor(Stage):
         Raises:
             UserError: the model has fewer features.
         """
-        from w2s.stages.features import read_features
-
         table = read_features(context.path(self.features))
         values_ND = flat(np.asarray(table.features))
         if self.num_features > values_ND.shape[1]:

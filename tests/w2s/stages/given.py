@@ -5,20 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import save_file
 
 from w2s.almanac.world import World
 from w2s.models.source import PretrainedModel
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import LABELS_FILE, PROMPTS_FILE, GroundTruth, Prompts
+from w2s.stages.features import FEATURES_FILE, Features
 from w2s.stages.labels import Labels, read_labels
 from w2s.stages.predictions import write_predictions
-from w2s.stages.tokens import Tokens
+from w2s.stages.tokens import INDEX_FILE, Tokens
 from w2s.tasks.almanac import Almanac
 from w2s.types import Split
 
 TASK = Almanac(world=World(seed=100))
 PROMPTS = Prompts(task=TASK)
-TOKENS = Tokens(model=PretrainedModel(path="somewhere"), prompts=PROMPTS)
+MODEL = PretrainedModel(path="somewhere")
+FEATURES = Features(source=MODEL, tokens=Tokens(model=MODEL, prompts=PROMPTS))
 
 
 class Given(Stage):
@@ -71,6 +74,15 @@ class Artifacts:
         frame = pd.DataFrame(rows, columns=["split", "row_id", "prompt"])  # pyright: ignore
         frame.assign(group=frame["row_id"]).to_parquet(self.place(PROMPTS) / PROMPTS_FILE)
         return PROMPTS
+
+    def features(self, rows: Sequence[tuple[Split, str, object]]) -> Features:
+        """Features: (split, row id, vector, or one vector an option) each."""
+        folder = self.place(FEATURES)
+        frame = pd.DataFrame([row[:2] for row in rows], columns=["split", "row_id"])  # pyright: ignore
+        frame.to_parquet(folder / INDEX_FILE)
+        values = np.array([vector for _, _, vector in rows], dtype=np.float32)
+        save_file({"features": values}, folder / FEATURES_FILE)
+        return FEATURES
 
     def run(self, stage: Stage) -> Path:
         """Run a stage; its artifact is then among those given."""
