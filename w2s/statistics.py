@@ -93,13 +93,14 @@ class Resampled:
     """Its value on the rows and seeds there are."""
     values_R: Floats
     """Rows and seeds drawn."""
-    rows_R: Floats
-    """Rows drawn and every seed taken once: the noise of the test set alone."""
+    rows_SR: Floats
+    """Rows drawn, each seed by itself: tells the noise of the test set from that of seeds."""
 
     def __add__(self, other: "Resampled") -> "Resampled":
         """Sum, resample by resample."""
+        first_SR, second_SR = _paired(self.rows_SR, other.rows_SR)
         return Resampled(
-            self.point + other.point, self.values_R + other.values_R, self.rows_R + other.rows_R
+            self.point + other.point, self.values_R + other.values_R, first_SR + second_SR
         )
 
     def __sub__(self, other: "Resampled") -> "Resampled":
@@ -108,17 +109,20 @@ class Resampled:
 
     def __mul__(self, factor: float) -> "Resampled":
         """A multiple."""
-        return Resampled(self.point * factor, self.values_R * factor, self.rows_R * factor)
+        return Resampled(self.point * factor, self.values_R * factor, self.rows_SR * factor)
 
     def __truediv__(self, other: "Resampled") -> "Resampled":
         """Ratio, resample by resample; NaN over 0."""
 
         def over(first: Floats, second: Floats) -> Floats:
-            return np.divide(first, second, out=np.full(len(first), np.nan), where=second != 0)
+            first, second = np.broadcast_arrays(first, second)
+            return np.divide(first, second, out=np.full(first.shape, np.nan), where=second != 0)
 
         point = self.point / other.point if other.point else math.nan
         return Resampled(
-            point, over(self.values_R, other.values_R), over(self.rows_R, other.rows_R)
+            point,
+            over(self.values_R, other.values_R),
+            over(*_paired(self.rows_SR, other.rows_SR)),
         )
 
     @property
@@ -151,26 +155,38 @@ class Resampled:
     def power(self, num_rows: int, effect: float) -> Power:
         """Whether rows and seeds are enough to tell this difference from 0 if it is `effect`.
 
-        More rows shrink the noise of the test set and leave that of the seeds.
+        More rows shrink all of its variance but what seeds differ by on any rows. That part is the
+        variance that drawing seeds adds, less twice the share of it that comes from seeds being
+        scored on few rows: once for the rows there are, once for drawing them again.
 
         Args:
             num_rows: rows it was computed on.
             effect: difference asked for, above 0.
         """
         z = Z_TWO_SIDED + Z_POWER
-        variance_rows = float(np.nanvar(self.rows_R))
-        variance_seeds = max(0.0, self.standard_error**2 - variance_rows)
-        spare = (effect / z) ** 2 - variance_seeds
+        total = self.standard_error**2
+        means_R = self.rows_SR.mean(0)
+        added = total - float(np.nanvar(means_R))
+        by_rows = float(np.nanvar(self.rows_SR - means_R, axis=1).mean()) / len(self.rows_SR)
+        seeds = max(0.0, added - 2 * by_rows)
+        spare = (effect / z) ** 2 - seeds
         return Power(
             detectable=z * self.standard_error,
-            num_rows=math.ceil(num_rows * variance_rows / spare) if spare > 0 else None,
+            num_rows=math.ceil(num_rows * (total - seeds) / spare) if spare > 0 else None,
         )
+
+
+def _paired(first_SR: Floats, second_SR: Floats) -> tuple[Floats, Floats]:
+    """Both seed by seed; as means if they have different seeds."""
+    if len(first_SR) == len(second_SR) or 1 in (len(first_SR), len(second_SR)):
+        return first_SR, second_SR
+    return first_SR.mean(0, keepdims=True), second_SR.mean(0, keepdims=True)
 
 
 def constant(value: float, num_resamples: int = NUM_RESAMPLES) -> Resampled:
     """A number that is known without error."""
     values_R = np.full(num_resamples, value)
-    return Resampled(value, values_R, values_R)
+    return Resampled(value, values_R, values_R[None])
 
 
 def mean_over(numbers: Sequence[Resampled]) -> Resampled:
@@ -180,10 +196,11 @@ def mean_over(numbers: Sequence[Resampled]) -> Resampled:
 
 def median_over(numbers: Sequence[Resampled]) -> Resampled:
     """Median of several numbers, taken anew in every resample."""
+    means_KR = [number.rows_SR.mean(0) for number in numbers]
     return Resampled(
         float(np.median([number.point for number in numbers])),
         np.median([number.values_R for number in numbers], axis=0),
-        np.median([number.rows_R for number in numbers], axis=0),
+        np.median(means_KR, axis=0)[None],
     )
 
 
@@ -216,14 +233,14 @@ def gap_recovered(gain: Resampled, gap: Resampled) -> Resampled | None:
     if not gap.estimate.low > 0:
         return None
 
-    def over(gain_R: Floats, gap_R: Floats) -> Floats:
-        endless_R = np.copysign(np.inf, gain_R)
-        return np.divide(gain_R, gap_R, out=endless_R, where=gap_R > 0)
+    def over(gain: Floats, gap: Floats) -> Floats:
+        gain, gap = np.broadcast_arrays(gain, gap)
+        return np.divide(gain, gap, out=np.copysign(np.inf, gain), where=gap > 0)
 
     return Resampled(
         gain.point / gap.point,
         over(gain.values_R, gap.values_R),
-        over(gain.rows_R, gap.rows_R),
+        over(*_paired(gain.rows_SR, gap.rows_SR)),
     )
 
 
@@ -357,7 +374,7 @@ def over_seeds(points_S: Floats, means_SR: Floats, weights_RS: Floats) -> Resamp
     return Resampled(
         float(np.mean(points_S)),
         np.einsum("sr,rs->r", means_SR, weights_RS),
-        means_SR.mean(0),
+        means_SR,
     )
 
 

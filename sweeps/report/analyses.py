@@ -112,10 +112,14 @@ STOPPING_WORDS: dict[Choice, str] = {
 def stopping_table(scores: Sequence[CellScores]) -> Table | None:
     """One run under three rules of stopping; None where no checkpoints were kept."""
     rows = []
+    seen: set[tuple[tuple[str, ...], ...]] = set()
     for scored in scores:
-        if not scored.stopping:
-            continue
         cell = scored.cell
+        students = tuple(tuple(keys.student for keys in seeds) for seeds in cell.by_task)
+        # A block may repeat another's students to compare with.
+        if not scored.stopping or students in seen:
+            continue
+        seen.add(students)
         fields = [Field(f"{cell.weak} > {cell.strong}"), Field(cell.method), Field(cell.loss)]
         stops = [scored.stopping.get(choice) for choice in CHOICES]
         fields += [

@@ -208,7 +208,7 @@ def power_note(powers: Sequence[Power], effect: float, what: str) -> str:
     largest = max(power.detectable for power in short)
     needed = [power.num_rows for power in short if power.num_rows is not None]
     sentence = (
-        f"A {what} of {100 * effect:g} points could be missed (80 % power, two-sided 5 %) in "
+        f"A {what} of {100 * effect:.1f} points could be missed (80 % power, two-sided 5 %) in "
         f"{len(short)} of {len(powers)} lines; the smallest that would be found is up to "
         f"{100 * largest:.1f} points."
     )

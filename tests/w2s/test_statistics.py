@@ -185,10 +185,10 @@ def test_groups_must_fit_the_rows() -> None:
         statistics.mean(np.ones(3), seed=0, groups=["a", "b"])
 
 
-def number(values: list[float], rows: list[float] | None = None) -> Resampled:
-    """A number with these resamples, and their mean as its point."""
+def number(values: list[float], rows: list[list[float]] | None = None) -> Resampled:
+    """A number with these resamples, of one seed or those given, and their mean as its point."""
     array = np.array(values, dtype=float)
-    return Resampled(float(array.mean()), array, array if rows is None else np.array(rows))
+    return Resampled(float(array.mean()), array, np.array(rows or [values], dtype=float))
 
 
 def test_weighted_auroc_equals_a_hand_worked_number() -> None:
@@ -218,7 +218,7 @@ def test_auroc_without_a_class_in_a_resample_is_left_out_of_the_interval() -> No
     found = weighted_auroc(np.array([0.2, 0.9]), np.array([False, True]), weights)
     assert found[0] == 1
     assert math.isnan(found[1])
-    assert Resampled(1.0, found, found).estimate == statistics.Estimate(1.0, 1.0, 1.0)
+    assert Resampled(1.0, found, found[None]).estimate == statistics.Estimate(1.0, 1.0, 1.0)
 
 
 def test_accuracy_and_auroc_are_resampled_on_the_same_rows() -> None:
@@ -283,7 +283,7 @@ def test_a_gap_that_reaches_zero_has_no_ratio() -> None:
 
 def test_p_value_is_that_of_the_normal_distribution() -> None:
     # Standard error 1 and a difference of 1.96.
-    found = Resampled(1.959964, np.array([0.959964, 2.959964]), np.zeros(2))
+    found = Resampled(1.959964, np.array([0.959964, 2.959964]), np.zeros((1, 2)))
     assert found.p_value == pytest.approx(0.05, abs=1e-6)
     assert constant(0.0).p_value == 1.0
     assert constant(0.1).p_value == 0.0
@@ -323,11 +323,24 @@ def test_power_of_rows_alone_follows_the_square_root() -> None:
 
 
 def test_no_number_of_rows_makes_up_for_seeds_that_differ() -> None:
-    seeds_differ = number([-0.1, 0.1], rows=[-0.01, 0.01])
+    # Variance .01 in all, of which .0001 from rows; both seeds rise and fall together with them.
+    seeds_differ = number([-0.1, 0.1], rows=[[-0.01, 0.01], [-0.01, 0.01]])
     assert seeds_differ.power(100, effect=0.1).num_rows is None
     # Detectable .28; at .3 the seeds leave (.3 / 2.8016)^2 - .0099 for rows that now have .0001.
     found = seeds_differ.power(100, effect=0.3)
     assert found.num_rows == math.ceil(100 * 0.0001 / ((0.3 / 2.801585) ** 2 - 0.0099))
+
+
+def test_seeds_that_differ_on_few_rows_alone_are_no_matter_of_seeds() -> None:
+    rng = np.random.default_rng(5)
+    scores = right(rng, 0.6, seeds=4, rows=500)  # Seeds are alike, rows are not.
+    resamples = Resamples(500, seed=0)
+    weights = seed_weights(4, stream=0, seed=0)
+    by_seeds = over_seeds(scores.mean(1), resamples.means(scores), weights)
+    assert by_seeds.power(500, effect=0.01).num_rows is not None
+    drifting = scores + np.array([[0.0], [0.1], [0.2], [0.3]])
+    drifts = over_seeds(drifting.mean(1), resamples.means(drifting), weights)
+    assert drifts.power(500, effect=0.01).num_rows is None
 
 
 def test_power_finds_an_effect_of_the_detectable_size_four_times_in_five() -> None:
