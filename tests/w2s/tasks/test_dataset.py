@@ -396,7 +396,10 @@ def test_a_cell_that_is_no_text_is_named(whole: Path) -> None:
     ],
 )
 def test_options_and_answers_are_checked(
-    tmp_path: Path, task: type[DatasetTask], cells: Raw, expected: str
+    tmp_path: Path,
+    task: type[HellaSwag] | type[Dream] | type[OpenBookQA],
+    cells: Raw,
+    expected: str,
 ) -> None:
     with pytest.raises(UserError, match=rf"train\.jsonl', {expected}"):
         task(path=str(write(tmp_path / "data", train=[cells]))).load()
