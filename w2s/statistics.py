@@ -94,7 +94,8 @@ class Resampled:
     values_R: Floats
     """Rows and seeds drawn."""
     rows_SR: Floats
-    """Rows drawn, each seed by itself: tells the noise of the test set from that of seeds."""
+    """Rows drawn, each seed by itself: tells the noise of the test set from that of seeds. Of a
+    ratio or a median, one for all seeds."""
 
     def __add__(self, other: "Resampled") -> "Resampled":
         """Sum, resample by resample."""
@@ -114,15 +115,14 @@ class Resampled:
     def __truediv__(self, other: "Resampled") -> "Resampled":
         """Ratio, resample by resample; NaN over 0."""
 
-        def over(first: Floats, second: Floats) -> Floats:
-            first, second = np.broadcast_arrays(first, second)
-            return np.divide(first, second, out=np.full(first.shape, np.nan), where=second != 0)
+        def over(first_R: Floats, second_R: Floats) -> Floats:
+            nothing_R = np.full(len(first_R), np.nan)
+            return np.divide(first_R, second_R, out=nothing_R, where=second_R != 0)
 
-        point = self.point / other.point if other.point else math.nan
         return Resampled(
-            point,
+            self.point / other.point if other.point else math.nan,
             over(self.values_R, other.values_R),
-            over(*_paired(self.rows_SR, other.rows_SR)),
+            over(self.rows_SR.mean(0), other.rows_SR.mean(0))[None],
         )
 
     @property
@@ -197,11 +197,13 @@ def mean_over(numbers: Sequence[Resampled]) -> Resampled:
 def median_over(numbers: Sequence[Resampled]) -> Resampled:
     """Median of several numbers, taken anew in every resample."""
     means_KR = [number.rows_SR.mean(0) for number in numbers]
-    return Resampled(
-        float(np.median([number.point for number in numbers])),
-        np.median([number.values_R for number in numbers], axis=0),
-        np.median(means_KR, axis=0)[None],
-    )
+    # Between two ratios that are infinite on either side there is nothing.
+    with np.errstate(invalid="ignore"):
+        return Resampled(
+            float(np.median([number.point for number in numbers])),
+            np.median([number.values_R for number in numbers], axis=0),
+            np.median(means_KR, axis=0)[None],
+        )
 
 
 def linear(weights: Sequence[float], numbers: Sequence[Resampled]) -> Resampled:
@@ -233,14 +235,13 @@ def gap_recovered(gain: Resampled, gap: Resampled) -> Resampled | None:
     if not gap.estimate.low > 0:
         return None
 
-    def over(gain: Floats, gap: Floats) -> Floats:
-        gain, gap = np.broadcast_arrays(gain, gap)
-        return np.divide(gain, gap, out=np.copysign(np.inf, gain), where=gap > 0)
+    def over(gain_R: Floats, gap_R: Floats) -> Floats:
+        return np.divide(gain_R, gap_R, out=np.copysign(np.inf, gain_R), where=gap_R > 0)
 
     return Resampled(
         gain.point / gap.point,
         over(gain.values_R, gap.values_R),
-        over(*_paired(gain.rows_SR, gap.rows_SR)),
+        over(gain.rows_SR.mean(0), gap.rows_SR.mean(0))[None],
     )
 
 

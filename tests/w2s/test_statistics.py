@@ -262,6 +262,11 @@ def test_a_median_is_taken_anew_in_every_resample() -> None:
     assert found.point == 2.0
 
 
+def test_a_median_between_infinities_is_left_out_of_the_interval() -> None:
+    found = median_over([number([math.inf, 0.4]), number([-math.inf, 0.6])])
+    assert found.estimate.low == found.estimate.high == 0.5
+
+
 def test_slope_equals_a_hand_worked_number() -> None:
     numbers = [number([0.8, 0.9]), number([0.7, 0.9]), number([0.3, 0.9])]
     # Places -1, 0, 1 about their mean: (.3 - .8) / 2 and 0.
