@@ -36,7 +36,7 @@ from pydantic import Field
 from w2s import tables
 from w2s.errors import UserError
 from w2s.tasks._text import mask_content_words, normal
-from w2s.tasks.base import Task
+from w2s.tasks.base import PromptTemplate, Task
 from w2s.types import SPLITS, Row, Split, TaskData
 
 Part = Literal["train", "val", "test"]
@@ -310,6 +310,9 @@ class DatasetTask(Task):
     """Whether `subset` names one task of several, and so belongs to their names."""
     hub_lacks: ClassVar[tuple[Part, ...]] = ()
     """Parts that the hub has no split for, or one without labels."""
+    instruction: ClassVar[str] = ""
+    """What a language model is told of the prompts and their labels, 1 or 0; empty: each prompt
+    ends where yes or no comes next."""
 
     @property
     def title(self) -> str:
@@ -325,6 +328,12 @@ class DatasetTask(Task):
             UserError: a value is not what its column allows.
         """
         raise NotImplementedError
+
+    def prompt_template(self) -> PromptTemplate:
+        """No or Yes after the question that ends a prompt, or 0 or 1 as the instruction says."""
+        if self.instruction:
+            return PromptTemplate(instruction=self.instruction)
+        return PromptTemplate(question="{prompt}", labels=(" No", " Yes"))
 
     def identity_fields(self) -> Iterable[str]:
         """Where the data lie is no identity: their fingerprint goes beside the task."""

@@ -20,6 +20,10 @@ class Dream(DatasetTask):
     path: str = "dataset-org/dream"
 
     columns: ClassVar[tuple[str, ...]] = ("dialogue", "question", "choice", "answer")
+    instruction: ClassVar[str] = (
+        "Each input is a dialogue, a question about it and an answer. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

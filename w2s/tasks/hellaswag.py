@@ -21,6 +21,10 @@ class HellaSwag(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("ctx", "endings", "label")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("test",)
+    instruction: ClassVar[str] = (
+        "Each input is a scene and how it goes on. "
+        "The label is 1 if the scene goes on like this, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a scene."""

@@ -24,6 +24,10 @@ class MCTaco(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("sentence", "question", "answer", "label")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("train",)
+    instruction: ClassVar[str] = (
+        "Each input is a sentence, a question about the timing of an event in it and an answer. "
+        "The label is 1 if the answer is plausible, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One row an answer; label 1 for plausible."""

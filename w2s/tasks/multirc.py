@@ -24,6 +24,10 @@ class MultiRC(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("paragraph", "question", "answer", "label")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("test",)
+    instruction: ClassVar[str] = (
+        "Each input is a paragraph, a question about it and an answer. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One row an answer; label 1 for right."""

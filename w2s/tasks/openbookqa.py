@@ -20,6 +20,10 @@ class OpenBookQA(DatasetTask):
     subset: str | None = "main"
 
     columns: ClassVar[tuple[str, ...]] = ("question_stem", "choices", "answerKey")
+    instruction: ClassVar[str] = (
+        "Each input is a question of elementary science and an answer to it. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

@@ -21,6 +21,9 @@ class PIQA(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("goal", "sol1", "sol2", "label")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("test",)
+    instruction: ClassVar[str] = (
+        "Each input is a goal and a way to reach it. The label is 1 if the way works, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """A right and a wrong row a goal."""

@@ -22,6 +22,10 @@ class QuAIL(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("context", "question", "answers", "correct_answer_id")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("test",)
+    instruction: ClassVar[str] = (
+        "Each input is a text, a question about it and an answer. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

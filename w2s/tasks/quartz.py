@@ -20,6 +20,10 @@ class QuaRTz(DatasetTask):
     path: str = "allenai/quartz"
 
     columns: ClassVar[tuple[str, ...]] = ("para", "question", "choices", "answerKey")
+    instruction: ClassVar[str] = (
+        "Each input is a sentence, a question that follows from it and an answer. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

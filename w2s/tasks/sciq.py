@@ -24,6 +24,10 @@ class SciQ(DatasetTask):
     path: str = "allenai/sciq"
 
     columns: ClassVar[tuple[str, ...]] = ("question", "correct_answer", *DISTRACTORS)
+    instruction: ClassVar[str] = (
+        "Each input is a science question and an answer to it. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

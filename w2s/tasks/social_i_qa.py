@@ -24,6 +24,10 @@ class SocialIQa(DatasetTask):
 
     columns: ClassVar[tuple[str, ...]] = ("context", "question", *ANSWERS, "label")
     hub_lacks: ClassVar[tuple[Part, ...]] = ("test",)
+    instruction: ClassVar[str] = (
+        "Each input is a social situation, a question about it and an answer. "
+        "The label is 1 if the answer is correct, else 0."
+    )
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """Equally many right and wrong rows a question."""

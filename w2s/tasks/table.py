@@ -34,6 +34,7 @@ from w2s.tasks._dataset import (
 )
 from w2s.tasks._splits import SplitNames
 from w2s.tasks._text import normal
+from w2s.tasks.base import PromptTemplate
 
 CHOICE = "choice"
 """Stands for an option in the prompt of a table with choices."""
@@ -103,6 +104,18 @@ class Table(DatasetTask):
     def title(self) -> str:
         """The kind and the name of the file or folder."""
         return f"{self.kind}-{Path(self.path).stem}"
+
+    def prompt_template(self) -> PromptTemplate:
+        """The values of the label are its words; of a choice, 1 is right and 0 is wrong."""
+        if self.choices is not None:
+            return PromptTemplate(
+                instruction="Each input ends with an answer. "
+                "The label is 1 if the answer is correct, else 0."
+            )
+        return PromptTemplate(
+            instruction=f"The label of each input is one of: {', '.join(self._classes)}.",
+            labels=tuple(f" {name}" for name in self._classes),
+        )
 
     @property
     def num_classes(self) -> int:
