@@ -28,6 +28,7 @@ from pydantic import Field
 
 from w2s.errors import UserError
 from w2s.tasks._dataset import DatasetTask, Example, Part, Source, digest
+from w2s.tasks.base import PromptTemplate
 from w2s.types import Row, Split, TaskData
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ class Chess(DatasetTask):
         """
         data = self.model_copy(update={"form": "choice"}).load()
         return {split: list(map(_question, rows)) for split, rows in data.rows.items()}
+
+    def prompt_template(self) -> PromptTemplate:
+        """The prompt's question, answered by A or B."""
+        return PromptTemplate(question="{prompt}\nAnswer:", labels=(" A", " B"))
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a puzzle."""

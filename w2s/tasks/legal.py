@@ -20,6 +20,7 @@ from pydantic import model_validator
 from w2s.errors import UserError
 from w2s.tasks._dataset import DatasetTask, Example, Part, Source
 from w2s.tasks._text import normal
+from w2s.tasks.base import PromptTemplate
 
 YES_NO = {"no": 0, "yes": 1}
 OWN = "{question}"
@@ -127,6 +128,10 @@ class Legal(DatasetTask):
                 "say what is asked: question = '...'"
             )
         return self
+
+    def prompt_template(self) -> PromptTemplate:
+        """The prompt's question, answered by No or Yes."""
+        return PromptTemplate(question="{prompt}\nAnswer:", labels=(" No", " Yes"))
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a row; rows about one text stay together."""

@@ -19,6 +19,7 @@ import pandas as pd
 from w2s.tasks._dataset import DatasetTask, Example, Part, Source, digest
 from w2s.tasks._splits import SplitNames
 from w2s.tasks._text import normal
+from w2s.tasks.base import PromptTemplate
 
 HUMAN, ASSISTANT = "Human:", "Assistant:"
 ROLES = {"user": HUMAN, "human": HUMAN, "assistant": ASSISTANT, "system": "System:"}
@@ -51,6 +52,10 @@ class Preferences(DatasetTask):
         """Splits of the source that each part is made of."""
         return self.splits.by_part()
 
+    def prompt_template(self) -> PromptTemplate:
+        """The prompt's question, answered by A or B."""
+        return PromptTemplate(question="{prompt}\nAnswer:", labels=(" A", " B"))
+
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a pair."""
         prompts = () if self.prompt is None else (self.prompt,)
@@ -60,14 +65,14 @@ class Preferences(DatasetTask):
             chosen, rejected = map(
                 _transcript, [source] * 2, [row] * 2, (self.chosen, self.rejected), texts
             )
-            if chosen == rejected:
-                source.drop("rows have the same text twice and were dropped")
-                continue
             context = _context(*prompt) if prompt else _shared(chosen, rejected)
             if not context:
                 source.drop("rows share no context and were dropped")
                 continue
             replies = [text.removeprefix(context).strip() for text in (chosen, rejected)]
+            if replies[0] == replies[1]:
+                source.drop("rows have the same reply twice and were dropped")
+                continue
             if "" in replies:
                 source.drop("rows have an empty reply and were dropped")
                 continue

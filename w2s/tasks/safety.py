@@ -13,6 +13,7 @@ import pandas as pd
 
 from w2s.tasks._dataset import DatasetTask, Example, Source
 from w2s.tasks._text import normal
+from w2s.tasks.base import PromptTemplate
 
 CLASSES = {"false": 0, "0": 0, "true": 1, "1": 1}
 
@@ -23,6 +24,10 @@ class Safety(DatasetTask):
     kind: Literal["safety"] = "safety"
 
     columns: ClassVar[tuple[str, ...]] = ("prompt", "is_safe")
+
+    def prompt_template(self) -> PromptTemplate:
+        """The prompt's question, answered by No or Yes."""
+        return PromptTemplate(question="{prompt}\nAnswer:", labels=(" No", " Yes"))
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a prompt."""

@@ -25,6 +25,7 @@ from pydantic import model_validator
 
 from w2s.tasks._dataset import DatasetTask, Example, Part, Source
 from w2s.tasks._text import normal
+from w2s.tasks.base import PromptTemplate
 
 Dataset = Literal[
     "toxigen", "tweet_hate", "tweet_offensive", "hate_speech_offensive", "civil_comments"
@@ -129,6 +130,10 @@ class Toxicity(DatasetTask):
     def source_splits(self) -> Mapping[Part, tuple[str, ...]]:
         """Splits of the data set on the hub."""
         return PUBLISHED[self.dataset].splits
+
+    def prompt_template(self) -> PromptTemplate:
+        """The prompt's question, answered by No or Yes."""
+        return PromptTemplate(question="{prompt}\nAnswer:", labels=(" No", " Yes"))
 
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a text."""
