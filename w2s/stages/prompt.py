@@ -29,9 +29,9 @@ from w2s.errors import UserError
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit, word_vectors
+from w2s.stages.features import read_features
 from w2s.stages.models import Model, model_key, model_location
 from w2s.stages.predictions import read_targets, write_predictions
-from w2s.stages.tokens import INDEX_FILE
 from w2s.tasks.base import Demo, PromptTemplate, load, mean_tokens
 from w2s.types import Split
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FINISHED_FILE = "scores.jsonl"
-FEATURES_FILE = "features.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,13 @@ class Prompted(Stage):
 
     @property
     def name(self) -> str:
-        """Readable name: model, demonstrations and whose labels they carry, seed."""
+        """Readable name: model, how many demonstrations of which kind, seed."""
         model = self.model.name.removeprefix("pretrain-")
         if self.demos is None:
             return f"prompted-{model}-zero-shot"
         whose = "truth" if self.demos.labels.kind == "ground_truth" else "weak"
-        return f"prompted-{model}-{self.demos.number}-{whose}-s{self.demos.seed}"
+        how = f"{self.demos.number}-{self.demos.selection}-{whose}"
+        return f"prompted-{model}-{how}-s{self.demos.seed}"
 
     @property
     def served_models(self) -> "tuple[Stage | BaseModel, ...]":
@@ -267,17 +267,14 @@ def _limit(
 
 def _features(folder: Path, rows: pd.DataFrame) -> Any:
     """Unit feature vectors [N, D] of rows, joined by (split, row_id)."""
-    from safetensors.numpy import load_file
-
-    (features_ND,) = load_file(folder / FEATURES_FILE).values()
-    listed = pd.read_parquet(folder / INDEX_FILE)
-    index = pd.MultiIndex.from_arrays([listed["split"], listed["row_id"]])
+    table = read_features(folder)
+    index = pd.MultiIndex.from_arrays([table.index["split"], table.index["row_id"]])
     positions = index.get_indexer(
         pd.MultiIndex.from_arrays([rows["split"], rows["row_id"]])  # pyright: ignore[reportArgumentType]
     )
     if (positions < 0).any():
         raise ValueError(f"{int((positions < 0).sum())} rows have no features in {folder.name}")
-    return unit(features_ND[positions].astype(np.float32))
+    return unit(table.features[positions].numpy())
 
 
 def _line(query: Query, scores: Scores) -> str:

@@ -103,6 +103,13 @@ def test_tables_tell_the_arms_apart() -> None:
     ]
 
 
+def test_names_of_stages_tell_the_arms_apart() -> None:
+    assert student(num_demos=0).name == "prompted-strong-zero-shot"
+    assert student(seed=2).name == "prompted-strong-5-random-weak-s2"
+    nearest = student(num_demos=3, demo_labels="truth", selection="nearest")
+    assert nearest.name == "prompted-strong-3-nearest-truth-s0"
+
+
 def test_the_almanac_asks_for_a_verdict_in_its_own_words() -> None:
     template = Almanac().prompt_template()
     assert template.render("Q: Ada Moss city Tola") == "Q: Ada Moss city Tola"
