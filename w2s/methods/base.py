@@ -32,7 +32,7 @@ class Method(Spec):
 
     @property
     def truth_in_labels(self) -> frozenset[Split]:
-        """Splits whose ground truth the labels depend on.
+        """Splits whose ground truth the student's labels depend on.
 
         `strong_train` is among them only where a method is about that: its student is then not
         supervised by the weak model alone.

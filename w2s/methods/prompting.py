@@ -12,6 +12,7 @@ from w2s.methods.base import Method
 from w2s.stages.base import Stage
 from w2s.stages.demos import Demonstrations
 from w2s.stages.setup import Setup
+from w2s.types import Split
 
 
 class Prompting(Method):
@@ -54,23 +55,25 @@ class Prompting(Method):
         changed = ", ".join(filter(None, words))
         return f"prompting({changed})" if changed else "prompting"
 
+    @property
+    def truth_in_labels(self) -> frozenset[Split]:
+        """Also `strong_train` where demonstrations carry the truth."""
+        truth = self.demo_labels == "truth" and self.num_demos > 0
+        return super().truth_in_labels | ({"strong_train"} if truth else set())
+
     def supervision(self, setup: Setup) -> Stage:
         """The unaided weak supervisor."""
         return setup.supervisor()
 
-    def student(self, setup: Setup) -> Stage:
-        """The strong base model, prompted."""
+    def learn(self, setup: Setup, labels: Stage) -> Stage:
+        """The strong base model, prompted with rows that carry the labels."""
         if self.num_demos == 0:
             return setup.zero_shot(setup.strong)
         by_features = self.selection == "nearest_features"
         return setup.few_shot(
             setup.strong,
             Demonstrations(
-                labels=(
-                    setup.truth("strong_train")
-                    if self.demo_labels == "truth"
-                    else self.labels(setup)
-                ),
+                labels=(setup.truth("strong_train") if self.demo_labels == "truth" else labels),
                 number=self.num_demos,
                 selection="random" if self.selection == "random" else "nearest",
                 neighbours=(

@@ -17,6 +17,8 @@ from w2s.stages.labels import joined, read_labels
 from w2s.stages.selection import top_share_per_class
 
 Floats = NDArray[np.floating]
+NEIGHBOR_ROWS = 512
+"""Rows whose distances to all others are in memory at once."""
 
 
 class ProbeRelabel(Stage):
@@ -172,14 +174,25 @@ def nearest(features_ND: Floats, num_neighbors: int) -> tuple[NDArray[np.int64],
     Raises:
         ValueError: fewer than two rows.
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    if len(features_ND) < 2:
+    num_rows = len(features_ND)
+    if num_rows < 2:
         raise ValueError("neighbours need at least two rows")
-    number = min(num_neighbors, len(features_ND) - 1)
-    # Without query points every row is left out of its own neighbours.
-    search = NearestNeighbors(n_neighbors=number, algorithm="brute").fit(features_ND)
-    distances_NK, neighbors_NK = search.kneighbors()
+    number = min(num_neighbors, num_rows - 1)
+    features_ND = np.asarray(features_ND, dtype=np.float32)
+    norms_N = (features_ND**2).sum(1)
+    neighbors_NK = np.zeros((num_rows, number), dtype=np.int64)
+    distances_NK = np.zeros((num_rows, number), dtype=np.float32)
+    for start in range(0, num_rows, NEIGHBOR_ROWS):
+        part_BD = features_ND[start : start + NEIGHBOR_ROWS]
+        rows = np.arange(start, start + len(part_BD))
+        # Squared distances but for the row's own norm, which changes no order.
+        squares_BN = norms_N - 2 * (part_BD @ features_ND.T)
+        squares_BN[rows - start, rows] = np.inf
+        found_BK = np.sort(np.argpartition(squares_BN, number - 1, axis=1)[:, :number], axis=1)
+        for row, found in zip(rows, found_BK, strict=True):
+            distances = np.linalg.norm(features_ND[found] - features_ND[row], axis=1)
+            order = np.argsort(distances, kind="stable")
+            neighbors_NK[row], distances_NK[row] = found[order], distances[order]
     return neighbors_NK, distances_NK
 
 
