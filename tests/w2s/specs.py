@@ -201,6 +201,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("PromptTemplate", "question"): "{prompt} other",
     ("PromptTemplate", "labels"): (" no", " yes"),
     ("TextCorpus", "held_out"): ({"path": "tests.parquet", "template": "{text}"},),
+    ("TaskCorpus", "tasks"): (SciQ(),),
     ("Legal", "subset"): "unfair_tos",
     ("SplitNames", "train"): ("other",),
     ("SplitNames", "val"): ("other",),
