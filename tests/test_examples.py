@@ -4,42 +4,60 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import load
+from sweeps.config import Sweep, load
 from sweeps.plan import Plan, Planner, Point
 from w2s.corpora.base import Corpus
 from w2s.models.architecture import Architecture
 from w2s.spec import parse
+from w2s.tasks._dataset import DatasetTask
 from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import load as load_task
+from w2s.tasks.toxicity import Toxicity
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder in the place of those on the hub."""
-    folder = tmp_path_factory.mktemp("model")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Model folders in the place of those on the hub."""
+    folders = []
     corpus = parse(Corpus, {"kind": "almanac", "rare_share": 0.5, "custom_share": 0.5})
     tokenizer = corpus.bind(Almanac()).tokenizer()
     architecture = Architecture(hidden_size=32, num_layers=1, num_heads=1, intermediate_size=32)
-    architecture.build(tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    for seed in range(6):
+        folder = tmp_path_factory.mktemp("model")
+        architecture.build(tokenizer, seed=seed).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders.append(folder)
+    return folders
+
+
+def _at_hand(sweep: Sweep, models: list[Path]) -> Sweep:
+    """The sweep with made-up rows in the columns of the hub, small models, and one seed."""
+    fixtures = ROOT / "tests" / "fixtures"
+    tasks = []
+    for task in sweep.tasks:
+        folder = fixtures / task.kind
+        if isinstance(task, Toxicity):
+            folder = folder / task.dataset
+        update = {"path": str(folder), "max_rows": None, "max_val_rows": None}
+        found = isinstance(task, DatasetTask)
+        tasks.append(task.model_copy(update={**update, "max_test_rows": None}) if found else task)
+    ladder = [
+        rung.model_copy(update={"model": str(model), "revision": None} if rung.model else {})
+        for rung, model in zip(sweep.ladder, models, strict=False)
+    ]
+    return sweep.model_copy(
+        update={"tasks": tuple(tasks), "ladder": tuple(ladder), "seeds": sweep.seeds[:1]}
+    )
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_parses_and_plans(path: Path, model: Path) -> None:
-    sweep, _ = load(path)
-    overrides = []
-    if any(task.kind == "sciq" for task in sweep.tasks):
-        overrides.append(f"task.path='{ROOT / 'tests' / 'fixtures' / 'sciq'}'")
-    overrides += [
-        f"ladder.{index}.model='{model}'"
-        for index, rung in enumerate(sweep.ladder)
-        if rung.model is not None
-    ]
-    planner = Planner(load(path, overrides)[0])
+def test_an_example_parses_and_plans(path: Path, models: list[Path]) -> None:
+    sweep = _at_hand(load(path)[0], models)
+    planner = Planner(sweep)
+    planner.check()
     points = [Point(cell) for cell in planner.cells()]
     roles = [each for point in points for each in planner.roles(point).values()]
     plan = Plan(root for each in roles for root in each)
