@@ -36,7 +36,7 @@ class EasyToHard(Around):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `strong_train`: it says which rows are easy."""
-        return self.of.truth_in_labels | {"strong_train"}
+        return frozenset({*self.of.truth_in_labels, "strong_train"})
 
     def labels(self, setup: Setup) -> Stage:
         """Labels of the easy rows.

@@ -34,7 +34,7 @@ class GroundTruthMixing(Around):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `strong_train`: that is the point."""
-        return self.of.truth_in_labels | {"strong_train"}
+        return frozenset({*self.of.truth_in_labels, "strong_train"})
 
     def labels(self, setup: Setup) -> Stage:
         """The labels of the method within, mixed with truth."""

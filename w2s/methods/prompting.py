@@ -58,8 +58,10 @@ class Prompting(Method):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `strong_train` where demonstrations carry the truth."""
-        truth = self.demo_labels == "truth" and self.num_demos > 0
-        return super().truth_in_labels | ({"strong_train"} if truth else set())
+        splits = super().truth_in_labels
+        if self.demo_labels == "truth" and self.num_demos > 0:
+            return frozenset({*splits, "strong_train"})
+        return splits
 
     def supervision(self, setup: Setup) -> Stage:
         """The unaided weak supervisor."""

@@ -29,7 +29,7 @@ class SyntheticErrors(Around):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `strong_train`: the labels are made of it."""
-        return self.of.truth_in_labels | {"strong_train"}
+        return frozenset({*self.of.truth_in_labels, "strong_train"})
 
     def labels(self, setup: Setup) -> Stage:
         """Truth with errors."""

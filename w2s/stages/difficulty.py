@@ -81,7 +81,7 @@ class EasyLabels(Stage):
         labels = read_labels(context.path(self.labels))
         rated = read_difficulty(context.path(self.difficulty))
         difficulty_N = joined(
-            rated[rated["split"] == "strong_train"], labels.row_ids, "difficulty"
+            rated.loc[rated["split"] == "strong_train"], labels.row_ids, "difficulty"
         )["difficulty"].to_numpy()
         easy = np.flatnonzero((difficulty_N <= self.max_difficulty) & (labels.train_weights_N > 0))
         num_rows = self.num_rows or int((difficulty_N == 0).sum())

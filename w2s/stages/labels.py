@@ -124,6 +124,6 @@ def true_labels(folder: Path, row_ids: list[str]) -> NDArray[np.int64]:
 def probabilities_of(folder: Path, row_ids: list[str], split: str) -> NDArray[np.float64]:
     """Predicted class probabilities [N, C] of some rows of a split, joined by id."""
     frame = read_predictions(folder)
-    found = joined(frame[frame["split"] == split], row_ids, f"predictions of {split}")
+    found = joined(frame.loc[frame["split"] == split], row_ids, f"predictions of {split}")
     values_NC = np.exp(found[logprob_columns(found)].to_numpy(np.float64))
     return values_NC / values_NC.sum(1, keepdims=True)

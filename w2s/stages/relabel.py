@@ -144,7 +144,7 @@ def row_features(folder: Path, row_ids: list[str]) -> NDArray[np.float32]:
     """
     table = read_features(folder)
     index = table.index.assign(position=np.arange(len(table.index)))
-    rows = joined(index[index["split"] == "strong_train"], row_ids, "features")
+    rows = joined(index.loc[index["split"] == "strong_train"], row_ids, "features")
     values = flat(np.asarray(table.features)[rows["position"].to_numpy()])
     return standardised(values).astype(np.float32)
 

@@ -52,7 +52,9 @@ class SimulableSupervisor(Stage):
         values_ND = values_ND[:, : self.num_features]
         index = table.index.assign(position=np.arange(len(table.index)))
         truth = read_truth(context.path(self.labels))
-        train = joined(index[index["split"] == "weak_train"], truth["row_id"].tolist(), "features")
+        train = joined(
+            index.loc[index["split"] == "weak_train"], truth["row_id"].tolist(), "features"
+        )
         predicted_N = fitted_classes(
             values_ND[train["position"].to_numpy()], truth["label"].to_numpy(), values_ND
         )

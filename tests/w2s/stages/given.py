@@ -47,7 +47,7 @@ class Artifacts:
     def predictions(
         self,
         tag: str,
-        rows: Sequence[tuple[Split, str, Sequence[float]]],
+        rows: Sequence[tuple[str, str, Sequence[float]]],
         weights: Sequence[float] | None = None,
     ) -> Given:
         """Predictions: (split, row id, class probabilities) each."""
@@ -69,13 +69,13 @@ class Artifacts:
         ).to_parquet(self.place(stage) / LABELS_FILE)
         return stage
 
-    def prompts(self, rows: Sequence[tuple[Split, str, str]]) -> Prompts:
+    def prompts(self, rows: Sequence[tuple[str, str, str]]) -> Prompts:
         """Prompts: (split, row id, text) each."""
         frame = pd.DataFrame(rows, columns=["split", "row_id", "prompt"])  # pyright: ignore
         frame.assign(group=frame["row_id"]).to_parquet(self.place(PROMPTS) / PROMPTS_FILE)
         return PROMPTS
 
-    def features(self, rows: Sequence[tuple[Split, str, object]]) -> Features:
+    def features(self, rows: Sequence[tuple[str, str, object]]) -> Features:
         """Features: (split, row id, vector, or one vector an option) each."""
         folder = self.place(FEATURES)
         frame = pd.DataFrame([row[:2] for row in rows], columns=["split", "row_id"])  # pyright: ignore
