@@ -1,4 +1,4 @@
-"""Toxic, hateful or offensive text (Ye et al. 2024 in classification form; four public data sets).
+"""Toxic, hateful or offensive text (Ye et al. 2024 in classification form; five public data sets).
 
 The paper poses toxicity as generation scored by a service on the web; as classification, `dataset`
 names one of the labelled sets below. Label 1 is toxic.
