@@ -53,7 +53,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 
 
 def experiment(
-    ladder: dict[str, PretrainedModel], method: Method, *, options: bool = False
+    ladder: dict[str, PretrainedModel],
+    method: Method,
+    *,
+    options: bool = False,
+    recipe: TrainConfig = FAST,
 ) -> Experiment:
     return Experiment(
         task=ToyTask(options=options),
@@ -64,7 +68,7 @@ def experiment(
         method=method,
         loss=Xent(),
         supervisor_train=FAST,
-        student_train=FAST,
+        student_train=recipe,
         ceiling_train=FAST,
         protocol=Sequential(),
     )
@@ -153,6 +157,18 @@ def test_a_choice_among_texts_goes_the_same_way(
 ) -> None:
     method = parse(Method, {"kind": kind, **FIELDS.get(kind, {})})
     for evaluate in experiment(ladder, method, options=True).roles(0):
+        assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
+
+
+@pytest.mark.parametrize("mode", ["lora", "probe_then_finetune"])
+@pytest.mark.parametrize("kind", ["confident_first", "saliency", "strong_to_strong"])
+def test_a_method_that_hands_weights_on_does_so_in_every_mode(
+    shared: ArtifactStore, ladder: dict[str, PretrainedModel], kind: str, mode: str
+) -> None:
+    method = parse(Method, {"kind": kind, **FIELDS.get(kind, {})})
+    changes = {"mode": mode, "probe": ProbeConfig(epochs=3), "num_checkpoints": 2}
+    recipe = TrainConfig.model_validate({**dict(FAST), **changes})
+    for evaluate in experiment(ladder, method, recipe=recipe).roles(0):
         assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
 
 
