@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         num_logits, width = head.weight_CD.shape
         self.options = head.options
         self.backbone = backbone
-        self.head = nn.Linear(width, num_logits, bias=head.bias_C is not None)
+        self.head = nn.utils.skip_init(nn.Linear, width, num_logits, bias=head.bias_C is not None)
         self.head.weight.data = head.weight_CD.float()
         if head.bias_C is not None:
             self.head.bias.data = head.bias_C.float()

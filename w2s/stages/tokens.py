@@ -4,6 +4,9 @@ A row is one text, or one per option for a choice among whole texts. Long texts 
 left, so that no row is ever dropped. The files are flat arrays: ids, and the length of each text.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.parquet"
 TOKENS_FILE = "tokens.safetensors"
+THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
 CHUNK_TEXTS = 8192
 """Texts tokenized at once: a tokenizer's own records take far more memory than the ids."""
 
@@ -60,12 +64,13 @@ class Tokens(Stage):
         frame = self._inputs(context)
         texts = [text for row in frame["texts"] for text in row]
         ids, lengths, pad_id = [], [], 0
-        for start in range(0, len(texts), CHUNK_TEXTS):
-            rows = tokenize(tokenizer, texts[start : start + CHUNK_TEXTS], limit)
-            ids.append(rows.ids.numpy().astype(np.int32))
-            lengths.append(rows.lengths.astype(np.int32))
-            pad_id = rows.pad_id
-            context.progress(min(start + CHUNK_TEXTS, len(texts)), len(texts), {})
+        with _threads_of_tokenizer(len(texts) > CHUNK_TEXTS):
+            for start in range(0, len(texts), CHUNK_TEXTS):
+                rows = tokenize(tokenizer, texts[start : start + CHUNK_TEXTS], limit)
+                ids.append(rows.ids.numpy().astype(np.int32))
+                lengths.append(rows.lengths.astype(np.int32))
+                pad_id = rows.pad_id
+                context.progress(min(start + CHUNK_TEXTS, len(texts)), len(texts), {})
         frame[["split", "row_id"]].to_parquet(context.output_dir / INDEX_FILE, index=False)
         save_file(
             {
@@ -100,6 +105,20 @@ class Tokens(Stage):
         return frame[["split", "row_id"]].assign(texts=texts)
 
 
+@contextmanager
+def _threads_of_tokenizer(wanted: bool) -> Iterator[None]:
+    """Whether fast tokenizers use all cores; for small jobs their threads are in the way."""
+    before = os.environ.get(THREADS_VARIABLE)
+    os.environ[THREADS_VARIABLE] = "true" if wanted else "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS_VARIABLE]
+        else:
+            os.environ[THREADS_VARIABLE] = before
+
+
 class TokenTable(NamedTuple):
     """A tokens artifact: the rows in file order."""
 
@@ -115,23 +134,23 @@ class TokenTable(NamedTuple):
 
 
 def read_tokens(folder: Path) -> TokenTable:
-    """Read a tokens artifact."""
+    """Read a tokens artifact; the ids stay in the file until they are used."""
     import torch
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     from w2s.training.batching import TokenRows
 
     index = pd.read_parquet(folder / INDEX_FILE)
     arrays = load_file(folder / TOKENS_FILE)
-    lengths = arrays["lengths"].astype(np.int64)
+    lengths = arrays["lengths"].numpy().astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     return TokenTable(
         index,
         TokenRows(
-            ids=torch.from_numpy(arrays["ids"].astype(np.int64)),
+            ids=arrays["ids"],
             starts=torch.from_numpy(starts),
             lengths=lengths,
-            pad_id=int(arrays["pad_id"][0]),
+            pad_id=int(arrays["pad_id"]),
             texts_per_row=len(lengths) // len(index),
         ),
     )

@@ -10,6 +10,7 @@ T tokens, B rows of a batch, N rows in all.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,9 +54,7 @@ class TokenRows:
             raise ValueError(
                 f"row {int(lengths.argmin())} has no token: the head would have none to read"
             )
-        flat = np.fromiter(
-            (i for row in rows for i in row), dtype=np.int64, count=int(lengths.sum())
-        )
+        flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(rows) else lengths
         return cls(
             torch.from_numpy(flat), torch.from_numpy(starts.astype(np.int64)), lengths, pad_id

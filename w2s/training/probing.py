@@ -21,6 +21,9 @@ from w2s.models.classifier import Head
 from w2s.training.config import ProbeConfig
 from w2s.training.loop import CURVE_POINTS, ProgressReport, checkpoint_steps, scaled_weights
 
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
 
 class Fitted(NamedTuple):
     """A trained probe."""
@@ -65,35 +68,28 @@ def fit_probe(
         # A feature that never varies stays at 0.
         deviation_D = torch.where(deviation_D > 0, deviation_D, torch.ones_like(deviation_D))
         features = (features - mean_D) / deviation_D
-    num_classes = targets_NC.shape[1]
-    model = _Probe(features, num_classes)
+    model = _Probe(features, num_classes=targets_NC.shape[1])
+    optimizer = _Adam(model.weight, config)
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     weights = scaled_weights(weights_N, len(features))
-    optimizer = torch.optim.AdamW(
-        [{"params": [model.weight_CD]}, {"params": [model.bias_C], "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    steps_an_epoch = math.ceil(len(features) / config.batch_size)
-    num_steps = steps_an_epoch * config.epochs
+    num_steps = math.ceil(len(features) / config.batch_size) * config.epochs
     interval = math.ceil(num_steps / CURVE_POINTS)
     checkpoints = checkpoint_steps(num_steps, config.num_checkpoints)
     generator = torch.Generator().manual_seed(seed)
-    every_mask = torch.ones(config.batch_size, 1, dtype=torch.long)
+    masks = torch.ones(config.batch_size, 1, dtype=torch.long)
 
     step = 0
     for _ in range(config.epochs):
         for rows_B in torch.randperm(len(features), generator=generator).split(config.batch_size):
-            part = Batch(rows_B.unsqueeze(1), every_mask[: len(rows_B)], targets[rows_B])
-            output = loss(model, part, progress=step / num_steps)
-            total = (output.losses_B * weights[rows_B]).mean()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
+            # `index_select` takes a quarter of the time of indexing.
+            targets_BC = targets.index_select(0, rows_B)
+            part = Batch(rows_B.unsqueeze(1), masks[: len(rows_B)], targets_BC)
+            losses_B = loss(model, part, progress=step / num_steps).losses_B
+            shares_B = weights.index_select(0, rows_B).div_(len(rows_B))
+            optimizer.step(model.gradient(losses_B, shares_B))
             step += 1
             if step % interval == 0 or step == num_steps:
-                value = float(total.detach())
+                value = float(losses_B.detach() @ shares_B)
                 if not math.isfinite(value):
                     raise FloatingPointError(
                         f"the loss of the probe is {value} by step {step} of {num_steps}; lower "
@@ -112,25 +108,63 @@ def probe_logprobs(head: Head, features: Tensor) -> NDArray[np.float32]:
 
 
 class _Probe(nn.Module):
-    """A linear model of row numbers."""
+    """A linear model of row numbers.
+
+    Autograd sees the logits alone: the gradient of the weight is one product of theirs with the
+    features, and a step costs a third of what it would as a graph.
+    """
 
     def __init__(self, features: Tensor, num_classes: int) -> None:
         super().__init__()
-        self._features = features
         self.options = num_classes if features.ndim == 3 else 0
-        num_logits = 1 if self.options else num_classes
-        self.weight_CD = nn.Parameter(torch.zeros(num_logits, features.shape[-1]))
-        self.bias_C = nn.Parameter(torch.zeros(num_logits))
+        # The last column stands for the bias.
+        self._features = functional.pad(features, (0, 1), value=1.0)
+        self.weight = torch.zeros(1 if self.options else num_classes, self._features.shape[-1])
+        self._passes: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, rows_B1: Tensor, mask_B1: Tensor) -> Tensor:
         """Logits [B, C] of rows."""
-        features = self._features[rows_B1.squeeze(1)]
-        logits = functional.linear(features, self.weight_CD, self.bias_C)
-        return logits.squeeze(-1) if self.options else logits
+        features = self._features.index_select(0, rows_B1.squeeze(1))
+        logits_BC = functional.linear(features, self.weight)
+        if self.options:
+            logits_BC = logits_BC.squeeze(-1)
+        self._passes.append((features, logits_BC.requires_grad_(torch.is_grad_enabled())))
+        return logits_BC
+
+    def gradient(self, losses_B: Tensor, shares_B: Tensor) -> Tensor:
+        """Gradient of the weighted sum of losses for the weight; forgets the forward passes."""
+        passes = [each for each in self._passes if each[1].requires_grad]
+        self._passes = []
+        logits_gradients = torch.autograd.grad(losses_B, [each[1] for each in passes], shares_B)
+        products = [
+            outer.reshape(-1, len(self.weight)).T @ features.flatten(0, -2)
+            for (features, _), outer in zip(passes, logits_gradients, strict=True)
+        ]
+        return products[0] if len(products) == 1 else torch.stack(products).sum(0)
 
     def head(self, mean_D: Tensor, deviation_D: Tensor) -> Head:
         """The head for features before their standardisation."""
-        with torch.no_grad():
-            weight_CD = self.weight_CD / deviation_D
-            bias_C = self.bias_C - (weight_CD * mean_D).sum(1)
-        return Head(weight_CD.clone(), bias_C.clone(), self.options)
+        weight_CD = self.weight[:, :-1] / deviation_D
+        bias_C = self.weight[:, -1] - (weight_CD * mean_D).sum(1)
+        return Head(weight_CD, bias_C, self.options)
+
+
+class _Adam:
+    """`torch.optim.AdamW` of one matrix, without decay of its last column; three times as fast."""
+
+    def __init__(self, weight: Tensor, config: ProbeConfig) -> None:
+        self._weight = weight
+        self._rate, self._decay = config.learning_rate, config.weight_decay
+        self._mean = torch.zeros_like(weight)
+        self._square = torch.zeros_like(weight)
+        self._steps = 0
+
+    def step(self, gradient: Tensor) -> None:
+        """One update in place."""
+        self._steps += 1
+        if self._decay:
+            self._weight[:, :-1].mul_(1 - self._rate * self._decay)
+        self._mean.lerp_(gradient, 1 - BETAS[0])
+        self._square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        root = self._square.sqrt().div_(math.sqrt(1 - BETAS[1] ** self._steps)).add_(EPSILON)
+        self._weight.addcdiv_(self._mean, root, value=-self._rate / (1 - BETAS[0] ** self._steps))

@@ -49,7 +49,18 @@ DECODERS = {
     "qwen2": {**SHAPE, "num_key_value_heads": 1},
     "qwen3": GROUPED,
 }
-ENCODERS = {"bert": SHAPE, "roberta": {**SHAPE, "pad_token_id": 1, "bos_token_id": 0}}
+ENCODERS = {
+    "bert": SHAPE,
+    "distilbert": {
+        "vocab_size": 40,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "max_position_embeddings": 32,
+    },
+    "roberta": {**SHAPE, "pad_token_id": 1, "bos_token_id": 0},
+}
 FAMILIES = {**DECODERS, **ENCODERS}
 
 

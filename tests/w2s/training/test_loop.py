@@ -115,6 +115,34 @@ def test_uncut_update_needs_no_second_pass(
     assert passes == curve[-1]["step"] == 14
 
 
+def test_a_part_frees_its_graph_before_the_next_is_built(
+    base: PreTrainedModel, data: tuple[TokenRows, np.ndarray]
+) -> None:
+    """What backward passes keep at most: four parts of 8 rows take what one update of 8 takes."""
+
+    def most_kept(batch_size: int, micro_batch_size: int | None) -> int:
+        now = most = 0
+
+        class Kept:
+            def __init__(self, tensor: torch.Tensor) -> None:
+                nonlocal now, most
+                self.tensor = tensor
+                now += tensor.numel()
+                most = max(most, now)
+
+            def __del__(self) -> None:
+                nonlocal now
+                now -= self.tensor.numel()
+
+        config = CONFIG.model_copy(update={"batch_size": batch_size, "epochs": 1})
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            train(base, data, Xent(), config, micro_batch_size=micro_batch_size)
+        return most
+
+    assert most_kept(32, 8) < 1.2 * most_kept(8, None)
+    assert most_kept(32, None) > 2 * most_kept(32, 8)
+
+
 def test_gradient_is_clipped_to_the_norm(
     base: PreTrainedModel, data: tuple[TokenRows, np.ndarray]
 ) -> None:

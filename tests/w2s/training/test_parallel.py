@@ -1,5 +1,6 @@
 """Replicas: rows are shared out and put together again, and two train like one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,36 +8,54 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
+from w2s.losses.base import Loss
 from w2s.losses.confidence import Confidence
 from w2s.losses.xent import Xent
 from w2s.models.classifier import Classifier, prepare_backbone
 from w2s.training.batching import TokenRows
-from w2s.training.config import TrainConfig
+from w2s.training.config import GenerativeConfig, TrainConfig
+from w2s.training.generative import finetune_language_model
 from w2s.training.loop import finetune, predict
 from w2s.training.parallel import Replicas
 
 # 33 rows: the last update has one row, none of which is the first replica's.
 NUM_ROWS = 33
-LOSSES = {"confidence": Confidence(max_weight=0.75, warmup_fraction=0.1), "xent": Xent()}
+CONFIDENCE = Confidence(max_weight=0.75, warmup_fraction=0.1)
+LOSSES: dict[str, Loss] = {
+    "confidence": CONFIDENCE,
+    "xent": Xent(),
+    "weights": CONFIDENCE,
+    "options": CONFIDENCE,
+    "options, weights": Xent(),
+}
+"""By job; its name says what else is in it."""
+SHAPE = LlamaConfig(
+    vocab_size=32,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+)
+
+
+def texts(num_texts: int, texts_per_row: int) -> TokenRows:
+    """Texts of three to eight tokens."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(3, 9, size=num_texts)
+    flat = TokenRows.from_lists([rng.integers(1, 32, size=size).tolist() for size in sizes])
+    return replace(flat, texts_per_row=texts_per_row)
 
 
 def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str, torch.Tensor]:
     """A small training and its predictions."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(3, 9, size=NUM_ROWS)
-    rows = TokenRows.from_lists([rng.integers(1, 32, size=size).tolist() for size in sizes])
+    options = "options" in kind
+    rows = texts(NUM_ROWS * (2 if options else 1), 2 if options else 1)
+    rng = np.random.default_rng(1)
     p1 = rng.random(NUM_ROWS)
-    classifier = Classifier.fresh(prepare_backbone(LlamaModel(config)), 2, seed=0)
+    classifier = Classifier.fresh(prepare_backbone(LlamaModel(SHAPE)), 2, seed=0, options=options)
     curve = finetune(
         classifier,
         rows,
@@ -44,6 +63,7 @@ def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str
         LOSSES[kind],
         TrainConfig(learning_rate=3e-3, epochs=2, batch_size=32, weight_decay=0.1),
         seed=0,
+        weights_N=rng.uniform(0, 2, size=NUM_ROWS) if "weights" in kind else None,
         replicas=replicas,
         micro_batch_size=micro_batch_size,
     )
@@ -51,6 +71,28 @@ def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str
         "weights": torch.cat([value.detach().flatten() for value in classifier.parameters()]),
         "predictions": torch.from_numpy(predict(classifier, rows, replicas=replicas)),
         "losses": torch.tensor([point["loss"] for point in curve]),
+    }
+
+
+def language_model_job(replicas: Replicas, micro_batch_size: int | None) -> dict[str, torch.Tensor]:
+    """A small language-model finetuning."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(SHAPE)
+    losses: list[float] = []
+    finetune_language_model(
+        model,
+        texts(NUM_ROWS, 1),
+        GenerativeConfig(learning_rate=3e-3, epochs=2, batch_size=32),
+        seed=0,
+        replicas=replicas,
+        device="cpu",
+        precision="fp32",
+        micro_batch_size=micro_batch_size,
+        on_progress=lambda step, total, metrics: losses.append(metrics["loss"]),
+    )
+    return {
+        "weights": torch.cat([value.detach().flatten() for value in model.parameters()]),
+        "losses": torch.tensor(losses),
     }
 
 
@@ -68,9 +110,13 @@ def replica(rank: int, folder: str) -> None:
         "gradient": parameter.grad,
         **{kind: job(kind, replicas, None) for kind in LOSSES},
         "both cut": job("confidence", replicas, 6),
+        "language model": language_model_job(replicas, 6),
     }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+EVERY = [*LOSSES, "both cut", "language model"]
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +151,49 @@ def test_replica_without_a_gradient_receives_it(pair: list[dict]) -> None:
         assert found["gradient"].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("kind", [*LOSSES, "both cut"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_replicas_agree_to_the_last_bit(pair: list[dict], kind: str) -> None:
     for name, value in pair[0][kind].items():
         assert torch.equal(value, pair[1][kind][name]), name
 
 
-@pytest.mark.parametrize("kind", [*LOSSES, "both cut"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_two_train_like_one(pair: list[dict], kind: str) -> None:
-    alone = job("confidence" if kind == "both cut" else kind, Replicas(), None)
+    alone = (
+        language_model_job(Replicas(), None)
+        if kind == "language model"
+        else job("confidence" if kind == "both cut" else kind, Replicas(), None)
+    )
     for name, value in alone.items():
         torch.testing.assert_close(pair[0][kind][name], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_an_update_cut_in_four_trains_like_one(kind: str) -> None:
+    whole, cut = (job(kind, Replicas(), size) for size in (None, 8))
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_sample_weights_are_no_scale_but_a_choice() -> None:
+    """Twice the weights are the same training; none of a row is a training without it."""
+    torch.manual_seed(0)
+    base = prepare_backbone(LlamaModel(SHAPE))
+    config = TrainConfig(learning_rate=3e-3, epochs=2, batch_size=NUM_ROWS)
+    targets = np.stack([np.full(NUM_ROWS, 0.2), np.full(NUM_ROWS, 0.8)], 1)
+
+    def trained(rows: TokenRows, targets: np.ndarray, weights: np.ndarray) -> torch.Tensor:
+        classifier = Classifier.fresh(base, 2, seed=0)
+        finetune(classifier, rows, targets, Xent(), config, seed=0, weights_N=weights)
+        return torch.cat([value.detach().flatten() for value in classifier.parameters()])
+
+    weights = np.r_[np.ones(20), np.zeros(NUM_ROWS - 20)]
+    one = trained(texts(NUM_ROWS, 1), targets, weights)
+    torch.testing.assert_close(trained(texts(NUM_ROWS, 1), targets, 2 * weights), one)
+    fewer = texts(NUM_ROWS, 1).take(np.arange(20))
+    torch.testing.assert_close(trained(fewer, targets[:20], np.ones(20)), one, atol=2e-5, rtol=1e-3)
+    plain = trained(texts(NUM_ROWS, 1), targets, np.ones(NUM_ROWS))
+    assert (plain - one).abs().max() > 1e-4
 
 
 def test_more_workers_than_rows_are_refused() -> None:
