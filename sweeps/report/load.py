@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sweeps.report.samples import Samples, Score, TestRows, test_rows
@@ -135,13 +136,13 @@ class Board:
         """Scores of every evaluation that a cell names."""
         rows, ids = test_rows(self.results.rows)
         trials = {trial.trial_id: trial for cell in self.cells for trial in cell.trials}
-        place = {row_id: number for number, row_id in enumerate(ids)}
+        frame = self.results.difficulty
+        numbers = pd.Index(ids).get_indexer(pd.Index(frame["row_id"]))
         difficulty: dict[str, NDArray[np.integer]] = {}
-        for task, frame in self.results.difficulty.groupby("task", sort=False):
-            levels = np.full(len(ids), -1)
-            known = frame[frame["row_id"].isin(place.keys())]
-            levels[known["row_id"].map(place).to_numpy(int)] = known["difficulty"]
-            difficulty[str(task)] = levels
+        for task in frame["task"].unique():
+            mine = (frame["task"] == task).to_numpy() & (numbers >= 0)
+            difficulty[task] = np.full(len(ids), -1)
+            difficulty[task][numbers[mine]] = frame["difficulty"].to_numpy()[mine]
         return Samples(rows, trials.values(), difficulty)
 
     @cached_property
