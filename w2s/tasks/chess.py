@@ -121,9 +121,9 @@ class Chess(DatasetTask):
     position: Literal["fen", "pgn"] = "fen"
     """How a position is written: FEN, or the game's moves; the latter needs a column `PGN` with the
     moves up to `FEN`."""
-    max_rating: int | None = Field(default=None, ge=0)
+    max_rating: int | None = Field(default=None, ge=1)
     """Highest rating of the puzzles of training and `val`; None: all."""
-    min_test_rating: int | None = Field(default=None, ge=0)
+    min_test_rating: int | None = Field(default=None, ge=1)
     """Lowest rating of the puzzles of `test`; None: all."""
     max_puzzles: int | None = Field(default=150_000, ge=10)
     """Puzzles to read of a split, those that come first by a hash of their position; None: all."""
@@ -170,8 +170,10 @@ class Chess(DatasetTask):
     def examples(self, frame: pd.DataFrame, source: Source) -> Iterator[Example]:
         """One example a puzzle."""
         columns = ("FEN", "Moves", "PGN") if self.position == "pgn" else ("FEN", "Moves")
-        for row in self._chosen(frame, source):
-            texts = [source.text(row, name, frame[name].iat[row]) for name in columns]
+        chosen = self._chosen(frame, source)
+        cells = [frame[name].iloc[chosen].tolist() for name in columns]
+        for row, *values in zip(chosen, *cells, strict=True):
+            texts = [source.text(row, *named) for named in zip(columns, values, strict=True)]
             if "" in texts:
                 source.drop(f"rows have an empty {columns[texts.index('')]!r} and were dropped")
                 continue
@@ -199,7 +201,8 @@ class Chess(DatasetTask):
                 )
         if self.max_puzzles is not None and len(rows) > self.max_puzzles:
             source.drop("more puzzles were not read (max_puzzles)", len(rows) - self.max_puzzles)
-            hashes = {row: digest(str(frame["FEN"].iat[row])) for row in rows.tolist()}
+            fens = frame["FEN"].tolist()
+            hashes = {row: digest(str(fens[row])) for row in rows.tolist()}
             return sorted(sorted(hashes, key=hashes.__getitem__)[: self.max_puzzles])
         return rows.tolist()
 
