@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
+import numpy as np
 import pandas as pd
 
 from sweeps.book import TrialBook
@@ -23,6 +24,7 @@ from sweeps.results import (
     SweepSummary,
     TaskSummary,
     TrialResult,
+    difficulties,
     pooled_checkpoints,
     pooled_curves,
     pooled_rows,
@@ -34,6 +36,7 @@ from w2s.stages.base import closure
 from w2s.stages.checkpoints import read_compared
 from w2s.stages.data import read_prompts
 from w2s.stages.debate import Debate
+from w2s.stages.difficulty import difficulties as rate
 from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
@@ -135,8 +138,47 @@ def collect(
         ),
         curves=pooled_curves(store.record(trained[key]) for key in store.present(trained.values())),
         checkpoints=pooled_checkpoints({key: run for key, run in compared.items() if run}),
+        difficulty=difficulties(_rated(trials, summary, evaluations, store)),
         debates=tuple(_debates(planner, store, book)),
     )
+
+
+def _rated(
+    trials: Iterable[TrialResult],
+    summary: SweepSummary,
+    evaluations: Mapping[str, Evaluate],
+    store: ArtifactStore,
+) -> dict[str, pd.DataFrame]:
+    """Difficulty of the test rows by task, where two rungs or more learnt from ground truth.
+
+    The models are those of the first block with the plain method on the task, at its first seed: of
+    each rung the ceiling, else the floor. None of them saw a test row.
+    """
+    rungs = [rung.name for rung in summary.ladder]
+    blocks: dict[str, str] = {}
+    models: dict[str, dict[str, str]] = {}
+    for trial in trials:
+        if trial.method_kind != "naive" or not trial.keys:
+            continue
+        if blocks.setdefault(trial.task, trial.block) != trial.block:
+            continue
+        found = models.setdefault(trial.task, {})
+        found.setdefault(trial.weak, trial.keys[0].floor)
+        found[trial.strong] = trial.keys[0].ceiling
+    frames = {}
+    for task, keys in models.items():
+        if len(keys) < 2:
+            continue
+        rows = [
+            _test_rows(read_rows(store.local(evaluations[keys[rung]])))
+            for rung in rungs
+            if rung in keys
+        ]
+        right_KN = np.stack([frame["correct"].to_numpy() for frame in rows])
+        frames[task] = pd.DataFrame(
+            {"split": "test", "row_id": rows[0].index, "difficulty": rate(right_KN)}
+        )
+    return frames
 
 
 def _evaluations(book: TrialBook, trials: Iterable[TrialResult]) -> dict[str, Evaluate]:

@@ -43,7 +43,3 @@ class Around(Method):
     def ceiling(self, setup: Setup) -> Stage:
         """That of the method within."""
         return self.of.ceiling(setup)
-
-    def difficulty(self, setup: Setup) -> Stage | None:
-        """That of the method within."""
-        return self.of.difficulty(setup)

@@ -77,10 +77,6 @@ class Method(Spec):
         """More predictions to score, by name: the steps of a chain, the arms of an analysis."""
         return {}
 
-    def difficulty(self, setup: Setup) -> Stage | None:
-        """Stage that leaves the difficulty of the scored rows, for the report; None: none."""
-        return None
-
 
 def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
     """The fields that are not at their defaults, as they stand in a label."""

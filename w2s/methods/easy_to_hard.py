@@ -61,10 +61,6 @@ class EasyToHard(Around):
             seed=setup.seed,
         )
 
-    def difficulty(self, setup: Setup) -> Stage:
-        """Difficulty of the rows of `val` and `test`."""
-        return self._rated(setup, setup.truth("val"), setup.truth("test"))
-
     def _rated(self, setup: Setup, *truths: GroundTruth) -> Difficulty:
         if len(setup.ladder) < 2:
             raise UserError(

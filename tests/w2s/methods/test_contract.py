@@ -14,7 +14,7 @@ from w2s.spec import available, parse
 from w2s.stages.base import Stage, closure
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
-from w2s.stages.difficulty import Difficulty, EasyLabels
+from w2s.stages.difficulty import EasyLabels
 from w2s.stages.ensemble import Ensemble
 from w2s.stages.errors import SyntheticErrors
 from w2s.stages.evaluate import Evaluate
@@ -396,16 +396,14 @@ def test_stated_labels_are_in_the_students_input_alone() -> None:
     assert finetuned(planned.ceiling(here)).transcripts is None
 
 
-def test_difficulty_rates_learnt_rows_without_the_truth_of_scored_ones() -> None:
+def test_difficulty_rates_the_rows_that_are_learnt_and_no_others() -> None:
     here = setup()
     planned = method("easy_to_hard", max_difficulty=4, learns="weak")
-    labels, scored = planned.labels(here), planned.difficulty(here)
+    labels = planned.labels(here)
     assert isinstance(labels, EasyLabels)
-    assert isinstance(scored, Difficulty)
     assert labels.labels == here.supervisor()
     assert [truth.split for truth in labels.difficulty.truths] == ["strong_train"]
-    assert [truth.split for truth in scored.truths] == ["val", "test"]
-    models = [finetuned(stage).model for stage in scored.predictions]
+    models = [finetuned(stage).model for stage in labels.difficulty.predictions]
     assert models == list(here.ladder.values())
     with pytest.raises(UserError, match="the ladder has 4 rungs; allowed: 0 to 4"):
         method("easy_to_hard", max_difficulty=5).labels(here)

@@ -20,7 +20,6 @@ from w2s.models.source import PretrainedModel
 from w2s.spec import available, parse
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, load
-from w2s.stages.difficulty import read_difficulty
 from w2s.stages.evaluate import Evaluate, read_evaluation
 from w2s.stages.models import model_key
 from w2s.stages.predictions import read_predictions
@@ -101,11 +100,6 @@ def test_a_method_ends_in_scores_of_every_test_row(
         scores = read_evaluation(run(shared, evaluate))
         assert scores["test"]["num_rows"] == 24
         assert 0 <= scores["test"]["accuracy"] <= 1
-    difficulty = method.difficulty(here.setup(0))
-    if difficulty is not None:
-        rated = read_difficulty(run(shared, difficulty))
-        assert set(rated["split"]) == {"val", "test"}
-        assert rated["difficulty"].between(0, 3).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
