@@ -8,10 +8,34 @@ import pandas as pd
 
 from sweeps.book import Entry
 from sweeps.store import ArtifactStore
-from w2s import statistics
+from w2s import metrics, statistics
+from w2s.stages.checkpoints import CHOICES, read_compared, read_training
 from w2s.stages.evaluate import Evaluate, read_evaluation, read_rows
 
 BOOTSTRAP_SEED = 0
+AUROC_RESAMPLES = 1000
+"""Resamples on which AUROC is computed; each costs a pass over the rows."""
+STUDENT_METRICS = {
+    "test_auroc": "auroc",
+    "test_log_loss": "log_loss",
+    "test_balanced_accuracy": "balanced_accuracy",
+    "test_brier": "brier",
+    "test_ece": "expected_calibration_error",
+    "agreement": "agreement",
+    "agreement_where_right": "agreement_where_right",
+    "agreement_where_wrong": "agreement_where_wrong",
+    "misfit_squared": "misfit_squared",
+    "misfit_divergence": "misfit_divergence",
+}
+"""Scores of the student on `test`, and their names in its evaluation."""
+TRAINING_NUMBERS = (
+    "num_parameters",
+    "num_non_embedding",
+    "num_trainable",
+    "num_tokens",
+    "training_flops",
+)
+"""Numbers of the student's training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +73,82 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
             each["strong_train"]["accuracy"] for each in evaluations["supervisor"]
         ],
     }
-    for name, source in (
-        ("test_auroc", "auroc"),
-        ("test_log_loss", "log_loss"),
-        ("agreement", "agreement"),
-        ("agreement_where_right", "agreement_where_right"),
-        ("agreement_where_wrong", "agreement_where_wrong"),
-    ):
+    for name, source in STUDENT_METRICS.items():
         values: list[Any] = [each["test"].get(source) for each in evaluations["student"]]
         if all(value is not None for value in values):
             by_seed[name] = values
-    metrics = {name: float(np.mean(values)) for name, values in by_seed.items()}
+    folders = [store.local(roles.student) for roles in finished]
+    compared = [read_compared(folder) for folder in folders]
+    for choice in CHOICES:
+        stopped = [run.test_accuracy(choice) for run in compared if run is not None]
+        found = [value for value in stopped if value is not None]
+        if len(found) == len(finished):
+            by_seed[f"stopped_{choice}"] = found
+    for role in ("floor", "ceiling"):
+        values = [each["test"].get("auroc") for each in evaluations[role]]
+        if all(value is not None for value in values):
+            by_seed[f"{role}_auroc"] = values
+    means = {name: float(np.mean(values)) for name, values in by_seed.items()}
+    training = [read_training(folder) for folder in folders]
+    for name in TRAINING_NUMBERS:
+        if all(name in numbers for numbers in training):
+            means[name] = float(np.mean([numbers[name] for numbers in training]))
     rows = {
         role: [_test(store, getattr(roles, role)) for roles in finished]
         for role in ("floor", "student", "ceiling")
     }
-    compared = statistics.compare(
-        *(np.stack([frame["correct"].to_numpy(float) for frame in rows[role]]) for role in rows),
-        seed=BOOTSTRAP_SEED,
-        groups=rows["floor"][0]["group"].to_numpy(),
-    )
     notes: dict[str, str] = {}
-    if compared.pgr is None:
-        notes["pgr"] = "gap too small"
-    else:
-        metrics |= {
-            "pgr": compared.pgr.point,
-            "pgr_low": compared.pgr.low,
-            "pgr_high": compared.pgr.high,
-        }
+    for name, result in _comparisons(rows).items():
+        if result.pgr is None:
+            notes[name] = "gap too small"
+        else:
+            means |= {
+                name: result.pgr.point,
+                f"{name}_low": result.pgr.low,
+                f"{name}_high": result.pgr.high,
+            }
     records = [
         store.record(role) for roles in finished for role in (roles.student, roles.supervisor)
     ]
     return TrialScores(
-        metrics=metrics,
+        metrics=means,
         by_seed=by_seed,
         notes=notes,
         started=min(record.started for record in records),
         finished=max(record.finished for record in records),
     )
+
+
+def _comparisons(rows: dict[str, list[pd.DataFrame]]) -> dict[str, statistics.Comparison]:
+    """Floor, student and ceiling by accuracy (`pgr`) and, of two classes, by AUROC."""
+    first = rows["floor"][0]
+    groups, labels_N = first["group"].to_numpy(), first["label"].to_numpy()
+    resamples = statistics.Resamples(len(first), seed=BOOTSTRAP_SEED, groups=groups)
+
+    def compare(column: str, num_resamples: int, by_auroc: bool) -> statistics.Comparison:
+        numbers = []
+        for role in ("floor", "student", "ceiling"):
+            scores_SN = np.stack([frame[column].to_numpy(float) for frame in rows[role]])
+            weights_RS = statistics.seed_weights(
+                len(scores_SN),
+                stream=statistics.CEILING if role == "ceiling" else statistics.TEACHING,
+                seed=BOOTSTRAP_SEED,
+                num_resamples=num_resamples,
+            )
+            if by_auroc:
+                points_S = np.array([metrics.auroc(row_N, labels_N) for row_N in scores_SN])
+                values_SR = resamples.auroc(scores_SN, labels_N == 1, num_resamples)
+            else:
+                points_S, values_SR = scores_SN.mean(1), resamples.means(scores_SN)
+            numbers.append(statistics.over_seeds(points_S, values_SR, weights_RS))
+        num_seeds = len(rows["student"])
+        return statistics.comparison(*numbers, num_rows=len(first), num_seeds=num_seeds)
+
+    found = {"pgr": compare("correct", statistics.NUM_RESAMPLES, by_auroc=False)}
+    two_classes = "prob_1" in first.columns and "prob_2" not in first.columns
+    if two_classes and len(np.unique(labels_N)) == 2:
+        found["pgr_auroc"] = compare("prob_1", AUROC_RESAMPLES, by_auroc=True)
+    return found
 
 
 def _test(store: ArtifactStore, evaluate: Evaluate) -> pd.DataFrame:

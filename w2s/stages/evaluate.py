@@ -1,6 +1,7 @@
 """Joining predictions with ground truth: the only stage that does, the last of every chain."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +41,8 @@ class Evaluate(Stage):
     def run(self, context: StageContext) -> None:
         """Write `evaluation.json` (metrics by split) and `rows.parquet` (one line a scored row).
 
-        Where the model left checkpoints, `checkpoints.json` compares them.
+        Where the model left checkpoints, `checkpoints.json` compares them; numbers of its training
+        (`training.json`) are handed on.
         """
         frame = scored_rows(
             context.path(self.predictions),
@@ -53,6 +55,9 @@ class Evaluate(Stage):
             truth.split: _metrics(frame.loc[frame["split"] == truth.split]) for truth in self.truths
         }
         (context.output_dir / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1))
+        training = context.path(self.predictions) / checkpoints.TRAINING_FILE
+        if training.exists():
+            shutil.copyfile(training, context.output_dir / training.name)
         compared = checkpoints.compare(
             context.path(self.predictions),
             frame[["split", "row_id", "label"]],

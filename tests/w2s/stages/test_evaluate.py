@@ -166,7 +166,8 @@ STEPS = {
 def test_three_choices_come_from_one_run(files: Files) -> None:
     supervisor = files.model("weak", val=[0.1, 0.9], test=[0.3, 0.8, 0.2, 0.9])
     student = with_checkpoints(files, STEPS, {"best_val_step": 20, "last_step": 30})
-    compared = read_compared(files.evaluate(student, supervisor))
+    output = files.evaluate(student, supervisor)
+    compared = read_compared(output)
     assert compared is not None
     assert [c.test_accuracy for c in compared.curve] == [1.0, 0.75, 0.5]
     assert [c.val_agreement for c in compared.curve] == [0.0, 0.5, 1.0]
@@ -174,7 +175,7 @@ def test_three_choices_come_from_one_run(files: Files) -> None:
     # What training chose stands, whatever agreement says.
     assert compared.steps == {"last": 30, "best_val": 20, "oracle": 10}
     assert [compared.test_accuracy(choice) for choice in CHOICES] == [0.5, 0.75, 1.0]
-    assert read_training(files.paths[student.key])["last_step"] == 30
+    assert read_training(output)["last_step"] == 30
 
 
 def test_without_a_choice_of_its_own_a_run_is_stopped_at_the_best_agreement(files: Files) -> None:

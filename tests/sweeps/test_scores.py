@@ -1,0 +1,176 @@
+"""What a trial's MLflow run shows, from evaluations written by hand."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweeps.book import Entry
+from sweeps.events import StageRecord
+from sweeps.scores import trial_scores
+from sweeps.store import ArtifactStore
+from w2s.experiment import Roles
+from w2s.metrics import auroc
+from w2s.stages.base import Stage
+from w2s.stages.checkpoints import (
+    COMPARED_FILE,
+    TRAINING_FILE,
+    Checkpoint,
+    ComparedCheckpoints,
+)
+from w2s.stages.data import Prompts
+from w2s.stages.evaluate import EVALUATION_FILE, ROWS_FILE, Evaluate
+from w2s.tasks.almanac import Almanac
+
+LABELS = np.array([0, 1] * 40)
+
+
+class Model(Stage):
+    """Stands for a trained model."""
+
+    tag: str
+
+
+class Store:
+    """Evaluations as `trial_scores` reads them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def local(self, stage: Stage) -> Path:
+        return self.root / stage.key
+
+    def record(self, stage: Stage) -> StageRecord:
+        return StageRecord(
+            stage.key, "e", "evaluate", identity={}, started=1.0, finished=2.0, host="here"
+        )
+
+    def evaluation(self, tag: str, num_right: int, labels: np.ndarray = LABELS) -> Evaluate:
+        """An evaluation of which the first rows are right."""
+        stage = Evaluate(predictions=Model(tag=tag), truths=(), prompts=Prompts(task=Almanac()))
+        right = np.arange(len(labels)) < num_right
+        sure = 0.6 + 0.3 * np.arange(len(labels)) / len(labels)
+        of_truth = np.where(right, sure, 1 - sure)
+        prob_1 = np.where(labels == 1, of_truth, 1 - of_truth)
+        folder = self.local(stage)
+        folder.mkdir()
+        pd.DataFrame(
+            {
+                "split": "test",
+                "row_id": [f"r{i:02d}" for i in range(len(labels))],
+                "group": [f"g{i:02d}" for i in range(len(labels))],
+                "label": labels,
+                "prob_0": 1 - prob_1,
+                "prob_1": prob_1,
+                "correct": right,
+            }
+        ).iloc[::-1].to_parquet(folder / ROWS_FILE)
+        scores = {
+            "accuracy": float(right.mean()),
+            "auroc": auroc(prob_1, labels) if len(set(labels)) == 2 else None,
+            "balanced_accuracy": 0.5,
+            "log_loss": 0.6,
+            "brier": 0.4,
+            "expected_calibration_error": 0.1,
+            "agreement": 0.8,
+            "misfit_squared": 0.02,
+            "misfit_divergence": 0.03,
+        }
+        evaluation = dict.fromkeys(("val", "test", "strong_train"), scores)
+        (folder / EVALUATION_FILE).write_text(json.dumps(evaluation))
+        return stage
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def scores_of(store: Store, *seeds: Roles) -> Any:
+    entry = Entry(cast(Any, None), dict(enumerate(seeds)), num_seeds=len(seeds))
+    return trial_scores(cast(ArtifactStore, store), entry)
+
+
+def seed(store: Store, number: int, student: int, **others: Any) -> Roles:
+    floor = store.evaluation(f"floor {number}", 48, **others)
+    return Roles(
+        floor=floor,
+        supervisor=floor,
+        student=store.evaluation(f"student {number}", student, **others),
+        ceiling=store.evaluation(f"ceiling {number}", 76, **others),
+    )
+
+
+def test_a_trial_has_every_metric_and_both_gaps(store: Store) -> None:
+    found = scores_of(store, seed(store, 0, 60), seed(store, 1, 64))
+    # Accuracies .6, .75 and .8, .95.
+    assert found.by_seed["test_accuracy"] == [0.75, 0.8]
+    assert found.metrics["pgr"] == pytest.approx((0.775 - 0.6) / (0.95 - 0.6))
+    assert found.metrics["pgr_low"] < found.metrics["pgr"] < found.metrics["pgr_high"]
+    by_role = {name: found.metrics[name] for name in ("floor_auroc", "ceiling_auroc", "test_auroc")}
+    gain = by_role["test_auroc"] - by_role["floor_auroc"]
+    gap = by_role["ceiling_auroc"] - by_role["floor_auroc"]
+    assert found.metrics["pgr_auroc"] == pytest.approx(gain / gap)
+    assert found.metrics["pgr_auroc_low"] < found.metrics["pgr_auroc"]
+    for name, value in (
+        ("test_balanced_accuracy", 0.5),
+        ("test_brier", 0.4),
+        ("test_ece", 0.1),
+        ("misfit_squared", 0.02),
+        ("misfit_divergence", 0.03),
+        ("agreement", 0.8),
+    ):
+        assert found.metrics[name] == pytest.approx(value)
+    assert found.notes == {}
+    assert "stopped_last" not in found.metrics
+    assert "training_flops" not in found.metrics
+
+
+def test_stopping_and_the_size_of_a_training_are_shown_where_they_were_left(store: Store) -> None:
+    roles = [seed(store, 0, 60), seed(store, 1, 64)]
+    for number, each in enumerate(roles):
+        folder = store.local(each.student)
+        run = ComparedCheckpoints(
+            curve=tuple(
+                Checkpoint(step=step, epoch=1, test_accuracy=accuracy, val_agreement=None)
+                for step, accuracy in ((1, 0.7 + 0.1 * number), (2, 0.6))
+            ),
+            steps={"last": 2, "oracle": 1},
+        )
+        (folder / COMPARED_FILE).write_text(run.model_dump_json())
+        (folder / TRAINING_FILE).write_text(
+            json.dumps({"training_flops": 1e9 * (number + 1), "num_parameters": 10})
+        )
+    found = scores_of(store, *roles)
+    assert found.by_seed["stopped_last"] == [0.6, 0.6]
+    assert found.metrics["stopped_oracle"] == pytest.approx(0.75)
+    assert "stopped_best_val" not in found.metrics
+    assert (found.metrics["training_flops"], found.metrics["num_parameters"]) == (1.5e9, 10)
+    assert "num_parameters" not in found.by_seed
+
+
+def test_a_test_set_of_one_class_has_no_auroc(store: Store) -> None:
+    found = scores_of(store, seed(store, 0, 60, labels=np.zeros(80, dtype=int)))
+    assert found.metrics["pgr"] == pytest.approx(0.15 / 0.35)
+    assert not {"pgr_auroc", "test_auroc", "floor_auroc"} & set(found.metrics)
+
+
+def test_a_gap_within_noise_is_words_in_place_of_a_number(store: Store) -> None:
+    floor = store.evaluation("floor", 60)
+    roles = Roles(
+        floor=floor,
+        supervisor=floor,
+        student=store.evaluation("student", 61),
+        ceiling=store.evaluation("ceiling", 60),
+    )
+    found = scores_of(store, roles)
+    assert found.notes == {"pgr": "gap too small", "pgr_auroc": "gap too small"}
+    assert "pgr" not in found.metrics
+
+
+def test_a_trial_without_a_finished_seed_has_no_scores(store: Store) -> None:
+    found = scores_of(store)
+    assert (found.metrics, found.by_seed) == ({}, {})
