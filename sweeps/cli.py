@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "  w2s plan examples/almanac.toml --keys      every stage, its key, whether it is cached\n",
     )
     _file(plan)
+    plan.add_argument("--notes", action="store_true", help="show every note of the tasks' loaders")
     plan.add_argument("--keys", action="store_true", help="list every stage: state, key, name")
 
     run = verb(
@@ -176,13 +177,14 @@ def _parser() -> argparse.ArgumentParser:
     list_kinds = verb(
         "list",
         "what can be named in a sweep file",
-        "List the tasks, losses, methods or models that a sweep file can name, with their fields\n"
-        "and defaults.",
-        "  w2s list losses\n  w2s list tasks\n",
+        "List the tasks, losses, methods or models that a sweep file can name; with a name, its\n"
+        "fields and defaults. `models` has the corpora that a sweep can pretrain on.",
+        "  w2s list losses\n  w2s list losses confidence\n  w2s list models architecture\n",
     )
     list_kinds.add_argument(
-        "what", choices=("tasks", "losses", "methods", "models"), help="which kind"
+        "what", choices=("tasks", "losses", "methods", "models"), help="which kind of thing"
     )
+    list_kinds.add_argument("name", nargs="?", help="one of them: fields, defaults, what they mean")
     return parser
 
 
@@ -230,6 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, StoreError, ServingInputError) as error:
         print(f"w2s {arguments.verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`w2s list tasks | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(
             "interrupted; what was finished is kept, the same command goes on from there",

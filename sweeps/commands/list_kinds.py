@@ -1,58 +1,88 @@
-"""`w2s list`: what can be named in a sweep file, with fields and defaults."""
+"""`w2s list`: what can be named in a sweep file; with a name, its fields and defaults."""
 
 import argparse
 import inspect
+import textwrap
+from collections.abc import Iterable
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from w2s.errors import UserError
 from w2s.spec import available, lookup
+
+WIDTH = 96
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one kind of thing."""
+    """Print the kinds of one thing, a line each, or one kind with its fields."""
+    bases = _bases(arguments.what)
+    if arguments.name is not None:
+        return _one(arguments.what, arguments.name, bases)
     if arguments.what == "models":
-        return _models()
-    for kind in available(_base(arguments.what)):
-        found = lookup(_base(arguments.what), kind)
-        print(f"{kind}\n    {(inspect.getdoc(found) or '').splitlines()[0]}")
-        _fields(found)
+        print('model = "FOLDER or HUB ID"')
+        print("    A decoder or encoder with safetensors weights; `revision`: a checkpoint of it;")
+        print('    "lab/model-{70m,160m}" or "folder/model-*": several rungs.')
+        print("architecture = {...}, corpus = {...}")
+        print("    A Llama that the sweep pretrains, on a corpus by kind:")
+    for base in bases:
+        kinds = available(base)
+        longest = max(map(len, kinds))
+        for kind in kinds:
+            print(f"{kind:{longest}}  {_summary(lookup(base, kind))}")
+    singular = "KIND" if arguments.what != "models" else "KIND, or `w2s list models architecture`"
+    print(f"\nfields and defaults: w2s list {arguments.what} {singular}")
     return 0
 
 
-def _base(what: str) -> type[BaseModel]:
+def _one(what: str, name: str, bases: "list[type[BaseModel]]") -> int:
+    if what == "models" and name == "architecture":
+        from w2s.models.architecture import Architecture
+
+        found: type[BaseModel] = Architecture
+    else:
+        kinds = [kind for base in bases for kind in available(base)]
+        if name not in kinds:
+            raise UserError(f"no {name!r} among the {what}; there are: {', '.join(kinds)}")
+        found = next(lookup(base, name) for base in bases if name in available(base))
+    print(inspect.getdoc(found) or "")
+    _fields(found)
+    return 0
+
+
+def _bases(what: str) -> "list[type[BaseModel]]":
     if what == "tasks":
         from w2s.tasks.base import Task as Base
     elif what == "losses":
         from w2s.losses.base import Loss as Base
-    else:
+    elif what == "methods":
         from w2s.methods.base import Method as Base
-    return Base
+    else:
+        from w2s.corpora.base import Corpus as Base
+    return [Base]
 
 
-def _fields(model: type[BaseModel], indent: str = "      ") -> None:
+def _summary(model: type[BaseModel]) -> str:
+    return (inspect.getdoc(model) or "").splitlines()[0]
+
+
+def _fields(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         if name == "kind":
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else repr(default)
-        description = (field.description or "").partition("\n")[0]
-        print(f"{indent}{name} = {shown}    {description}")
+        print(f"\n  {name} = {shown}")
+        description = " ".join(_description(model, name).split())
+        for line in textwrap.wrap(description, WIDTH - 6):
+            print(f"      {line}")
 
 
-def _models() -> int:
-    from w2s.corpora.base import Corpus
-    from w2s.models.architecture import Architecture
-
-    print('model = "FOLDER or HUB ID"')
-    print(
-        "    A transformers decoder or encoder with safetensors weights; `revision`: a checkpoint."
+def _description(model: type[BaseModel], name: str) -> str:
+    """What a field means: a class that only changes a default does not say it again."""
+    found: Iterable[str | None] = (
+        base.model_fields[name].description
+        for base in model.__mro__
+        if issubclass(base, BaseModel) and name in base.model_fields
     )
-    print("architecture = {...}, corpus = {...}")
-    print("    A Llama that the sweep pretrains:")
-    _fields(Architecture)
-    for kind in available(Corpus):
-        found = lookup(Corpus, kind)
-        print(f"  corpus kind = {kind!r}: {(inspect.getdoc(found) or '').splitlines()[0]}")
-        _fields(found)
-    return 0
+    return next((description for description in found if description), "")

@@ -14,13 +14,17 @@ from w2s.tasks.base import load as load_task
 from w2s.types import SPLITS
 
 
+MAX_NOTES = 12
+"""Notes of loaders that are shown unasked; many tasks have many."""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Validate and print."""
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
     planner.check()
     console = Console()
-    _splits(console, planner)
+    _splits(console, planner, all_notes=arguments.notes)
     plan, per_trial, searched = planned_stages(planner)
     store = ArtifactStore(runtime.store)
     cached = store.present(list(plan.stages.values()))
@@ -54,7 +58,7 @@ def planned_stages(planner: Planner) -> tuple[Plan, Counter[str], int]:
     return plan, unshared, searched
 
 
-def _splits(console: Console, planner: Planner) -> None:
+def _splits(console: Console, planner: Planner, *, all_notes: bool) -> None:
     table = Table(title="splits (rows; a group of rows is in one split only)", title_justify="left")
     table.add_column("task")
     for split in SPLITS:
@@ -69,8 +73,14 @@ def _splits(console: Console, planner: Planner) -> None:
         table.add_row(planner.task_label(index), *counts, f"{positive:.3f}")
         notes.extend(f"{planner.task_label(index)}: {note}" for note in loaded.notes)
     console.print(table)
-    for note in notes:
+    shown = notes if all_notes or len(notes) <= MAX_NOTES else []
+    for note in shown:
         console.print(f"  {note}", highlight=False)
+    if len(shown) < len(notes):
+        console.print(
+            f"{len(notes)} notes on what was dropped, balanced and cut: `w2s plan FILE --notes`",
+            highlight=False,
+        )
     console.print(
         "weak_train: ground truth for the weak model · strong_train: weak labels for the student, "
         "ground truth for the ceiling · val: search · test: every number in the report",

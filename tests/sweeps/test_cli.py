@@ -86,15 +86,32 @@ def test_plan_prints_splits_stages_sharing_and_cost_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("what", ["tasks", "losses", "methods", "models"])
-def test_list_shows_kinds_with_their_fields(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_kinds_and_the_fields_of_one(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, field = {
+        "tasks": ("cola", "subset = 'cola'"),
+        "losses": ("confidence", "max_weight = 0.5"),
+        "methods": ("debate_ensemble", "num_members = 4"),
+        "models": ("architecture", "head_dim = 32"),
+    }[what]
     assert main(["list", what]) == 0
-    expected = {
-        "tasks": "sciq",
-        "losses": "max_weight",
-        "methods": "num_members",
-        "models": "head_dim",
-    }
-    assert expected[what] in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert kind in printed
+    assert field not in printed
+    assert main(["list", what, kind]) == 0
+    printed = capsys.readouterr().out
+    assert field in printed
+    # Every field is explained, also one whose default alone is another.
+    lines = [line for line in printed.splitlines() if line.strip()]
+    fields = [i for i, line in enumerate(lines) if line.startswith("  ") and line[2] != " "]
+    assert fields
+    assert all(lines[i + 1].startswith("      ") for i in fields)
+
+
+def test_list_names_the_kinds_where_there_is_no_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "losses", "cross"]) == 2
+    assert "no 'cross' among the losses; there are: confidence, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
