@@ -13,7 +13,6 @@ from w2s.stages.base import Stage
 from w2s.tasks.base import load as load_task
 from w2s.types import SPLITS
 
-
 MAX_NOTES = 12
 """Notes of loaders that are shown unasked; many tasks have many."""
 

@@ -81,7 +81,7 @@ def test_plan_prints_splits_stages_sharing_and_cost_and_leaves_nothing_behind(
     printed = capsys.readouterr().out
     for word in ("weak_train", "pretrain", "finetune", "without sharing", "core-minutes"):
         assert word in printed
-    assert printed.count("planned  ") == 13
+    assert printed.count("planned  ") == 15
     assert [path.name for path in sweep.parent.iterdir()] == ["sweep.toml"]
 
 

@@ -1,13 +1,24 @@
 """Cells, scores and differences against numbers worked by hand."""
 
+import math
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from sweeps.report import scoring, tables
 from sweeps.report.load import Board
-from sweeps.report.scoring import contrasts, score
-from sweeps.results import SeedKeys, SweepResults, TrialResult, pooled_rows
+from sweeps.report.scoring import arms, contrasts, scalings, score
+from sweeps.results import (
+    SeedKeys,
+    SweepResults,
+    TrialResult,
+    difficulties,
+    pooled_checkpoints,
+    pooled_rows,
+)
 from tests.sweeps import synthetic
+from w2s.stages.checkpoints import CHOICES, Checkpoint, ComparedCheckpoints
 from w2s.statistics import Estimate
 
 LABELS = [0, 1, 0, 1]
@@ -49,8 +60,12 @@ def trial(name: str = "t", **changes) -> TrialResult:
 
 
 def board(trials: list[TrialResult], **frames: pd.DataFrame) -> Board:
+    return Board(results(trials, **frames))
+
+
+def results(trials: list[TrialResult], **frames: pd.DataFrame) -> SweepResults:
     tasks = tuple(dict.fromkeys(trial.task for trial in trials))
-    return Board(SweepResults(synthetic.summary(tasks), tuple(trials), pooled_rows(frames.items())))
+    return SweepResults(synthetic.summary(tasks), tuple(trials), pooled_rows(frames.items()))
 
 
 def right(shares: list[bool]) -> list[int]:
@@ -207,3 +222,223 @@ def test_the_sweep_asks_each_question_once():
     assert ("student, debate", "naive") in first_and_second
     assert ("student, confidence, best of 8 on val", "xent") in first_and_second
     assert ("student of shuffled labels", "chance") in first_and_second
+
+
+def two_tasks(**changes) -> list[TrialResult]:
+    """One trial on each of two tasks, evaluations by the task's letter and the role's."""
+    return [
+        trial(
+            task,
+            task=task,
+            keys=(
+                SeedKeys(
+                    seed=0,
+                    floor=f"{task}f",
+                    supervisor=f"{task}f",
+                    student=f"{task}s",
+                    ceiling=f"{task}c",
+                    **changes,
+                ),
+            ),
+        )
+        for task in ("a", "b")
+    ]
+
+
+def shares(**counts: int) -> dict[str, pd.DataFrame]:
+    """Evaluations that have the first so many rows right: 40 of task a, 80 of task b."""
+    sizes = {"a": 40, "b": 80}
+    return {
+        key.rstrip("_"): frame(right([i < count for i in range(sizes[key[0]])]), prefix=key[0])
+        for key, count in counts.items()
+    }
+
+
+def test_a_score_over_tasks_weighs_each_task_alike_and_has_the_median_of_their_ratios() -> None:
+    made = board(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    rows = dict(made.results.rows.groupby("key", observed=True).size())
+    assert rows == {"af": 40, "as": 40, "ac": 40, "bf": 80, "bs": 80, "bc": 80}
+    scored = score(made, made.cells[0])
+    # .65 and .8 between .5 and 1: ratios .3 and .6.
+    assert scored.compared.student.point == pytest.approx((0.65 + 0.8) / 2)
+    assert scored.compared.num_rows == 120
+    assert scored.median_pgr is not None
+    assert scored.median_pgr.estimate.point == pytest.approx(0.45)
+    assert scored.median_pgr.num_tasks == 2
+    alone = score(made, made.cells[0].of_task("b"))
+    assert alone.median_pgr is None
+    assert alone.compared.student.point == 0.8
+
+
+def test_a_task_without_a_gap_is_left_out_of_the_median() -> None:
+    made = board(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=40))
+    scored = score(made, made.cells[0])
+    assert scored.median_pgr is not None
+    assert scored.median_pgr.num_tasks == 1
+    assert scored.median_pgr.estimate.point == pytest.approx(0.3)
+
+
+def test_auroc_of_hard_predictions_is_the_mean_of_both_classes_accuracies() -> None:
+    made = board(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    auroc = score(made, made.cells[0]).auroc
+    assert auroc is not None
+    assert auroc.student.point == pytest.approx((0.65 + 0.8) / 2)
+    assert auroc.pgr is not None
+    assert auroc.pgr.point == pytest.approx((0.725 - 0.5) / 0.5)
+
+
+def test_a_task_of_three_classes_has_no_auroc() -> None:
+    rows = frame(right([True] * 20 + [False] * 20)).assign(prob_2=0.0)
+    every = frame(right([True] * 40)).assign(prob_2=0.0)
+    made = board([trial()], floor=rows, student=rows, ceiling=every)
+    scored = score(made, made.cells[0])
+    assert scored.auroc is None
+    assert scored.compared.pgr is not None
+
+
+def test_misfit_and_gain_are_of_the_student_and_its_supervisor() -> None:
+    # Hard predictions that differ on 6 rows of 40, on all of which the student is right.
+    made = board(
+        [trial()],
+        floor=frame(right([i < 20 for i in range(40)])),
+        student=frame(right([i < 26 for i in range(40)])),
+        ceiling=frame(right([True] * 40)),
+    )
+    student = score(made, made.cells[0]).student
+    assert student.misfit_squared == pytest.approx(2 * 6 / 40)
+    assert student.brier_gain == pytest.approx(2 * 6 / 40)
+    assert student.brier == pytest.approx(2 * 14 / 40)
+    assert student.calibration_error == pytest.approx(1 - 26 / 40)
+
+
+def test_an_arm_is_scored_between_floor_and_ceiling() -> None:
+    trials = [
+        each.model_copy(
+            update={
+                "keys": tuple(
+                    keys.model_copy(update={"arms": {"step 1": f"{each.task}x"}})
+                    for keys in each.keys
+                )
+            }
+        )
+        for each in two_tasks()
+    ]
+    frames = shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80, ax=30, bx=60)
+    (arm,) = arms(board(trials, **frames))
+    assert (arm.name, arm.accuracy.point) == ("step 1", 0.75)
+    assert arm.pgr is not None
+    assert arm.pgr.point == pytest.approx(0.5)
+    assert arm.over_student.point == pytest.approx(0.75 - 0.725)
+    assert arm.over_floor.point == pytest.approx(0.25)
+
+
+def test_an_arm_that_some_task_lacks_is_not_shown() -> None:
+    first, second = two_tasks()
+    keys = first.keys[0].model_copy(update={"arms": {"step 1": "as"}})
+    trials = [first.model_copy(update={"keys": (keys,)}), second]
+    made = board(trials, **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    assert list(arms(made)) == []
+
+
+def test_agreement_falls_by_its_slope_for_each_decade_of_size() -> None:
+    def pair(strong: str) -> TrialResult:
+        keys = SeedKeys(seed=0, floor="f", supervisor="f", student=strong, ceiling="c")
+        return trial(strong, strong=strong, keys=(keys,))
+
+    floor = [i < 20 for i in range(40)]
+    differ = {"s": 4, "m": 8, "l": 12}  # Rows of the floor's errors that the student gets right.
+    students = {
+        rung: frame(right([ok or 20 <= i < 20 + count for i, ok in enumerate(floor)]))
+        for rung, count in differ.items()
+    }
+    made = board(
+        [pair(rung) for rung in differ],
+        f=frame(right(floor)),
+        c=frame(right([True] * 40)),
+        **students,
+    )
+    (found,) = scalings(made)
+    places = [math.log10(synthetic.SIZES[rung]) for rung in differ]
+    mean = sum(places) / 3
+    spread = sum((place - mean) ** 2 for place in places)
+    for estimate, values in (
+        (found.agreement, [0.9, 0.8, 0.7]),
+        (found.where_wrong, [0.8, 0.6, 0.4]),
+    ):
+        assert estimate is not None
+        slope = sum((p - mean) * v for p, v in zip(places, values, strict=True)) / spread
+        assert estimate.point == pytest.approx(slope)
+        assert estimate.low < estimate.point < estimate.high < 0
+    assert found.strong == ("s", "m", "l")
+
+
+def test_one_run_is_scored_under_three_rules_of_stopping() -> None:
+    def run(*accuracies: float) -> ComparedCheckpoints:
+        curve = tuple(
+            Checkpoint(step=step, epoch=step, test_accuracy=accuracy, val_agreement=0.5)
+            for step, accuracy in enumerate(accuracies)
+        )
+        return ComparedCheckpoints(curve=curve, steps={"last": 2, "best_val": 1, "oracle": 0})
+
+    made = results(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    kept = pooled_checkpoints({"as": run(0.9, 0.7, 0.65), "bs": run(1.0, 0.9, 0.8)})
+    with_runs = Board(replace(made, checkpoints=kept))
+    stopping = score(with_runs, with_runs.cells[0]).stopping
+    assert [stopping[choice].accuracy for choice in CHOICES] == pytest.approx([0.725, 0.8, 0.95])
+    # Between .5 and 1: (.3, .6), (.4, .8), (.8, 1).
+    assert [stopping[choice].pgr for choice in CHOICES] == pytest.approx([0.45, 0.6, 0.9])
+    partly = Board(replace(made, checkpoints=pooled_checkpoints({"as": run(0.9, 0.7, 0.65)})))
+    assert score(partly, partly.cells[0]).stopping == {}
+
+
+def test_accuracy_by_difficulty_is_that_of_the_rows_of_each_level() -> None:
+    made = results(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    levels = {
+        task: pd.DataFrame(
+            {
+                "split": "test",
+                "row_id": [f"{task}{i:03d}" for i in range(size)],
+                "difficulty": [
+                    0 if i < size // 2 else 1 if task == "a" else 2 for i in range(size)
+                ],
+            }
+        ).sample(frac=1, random_state=0)
+        for task, size in (("a", 40), ("b", 80))
+    }
+    rated = Board(replace(made, difficulty=difficulties(levels)))
+    (cell,) = rated.cells
+    # Floors are right on the first half alone; the students on 6 of 20 and 24 of 40 more.
+    assert [n.point for n in rated.at_level(cell, "floor", 0)] == [1.0, 1.0]
+    assert [n.point for n in rated.at_level(cell, "student", 1)] == pytest.approx([6 / 20])
+    assert [n.point for n in rated.at_level(cell, "student", 2)] == pytest.approx([24 / 40])
+    assert rated.at_level(cell, "student", 3) == []
+
+
+def test_a_comparison_on_few_rows_says_what_it_could_not_have_seen() -> None:
+    made = board(two_tasks(), **shares(af=20, as_=26, ac=40, bf=40, bs=64, bc=80))
+    power = score(made, made.cells[0]).power
+    # Gains of 6 in 40 and 24 in 80 rows; one seed, so rows are all.
+    variance = (0.15 * 0.85 / 40 + 0.3 * 0.7 / 80) / 4
+    assert power.detectable == pytest.approx(2.8016 * math.sqrt(variance), rel=0.08)
+    assert power.num_rows == pytest.approx(120 * variance / (0.01 / 2.8016) ** 2, rel=0.15)
+    note = tables.power_note([power], 0.01, "gain")
+    assert "could be missed (80 % power, two-sided 5 %) in 1 of 1 lines" in note
+    assert "test rows would be enough for all of them" in note
+    assert tables.power_note([power], 0.2, "gain") == ""
+
+
+def test_the_effect_asked_for_comes_from_the_sweep() -> None:
+    asked = synthetic.summary(("a",)).model_copy(update={"spec": {"effect": 0.05}})
+    assert scoring.effect_of(SweepResults(asked, (), pooled_rows([]))) == 0.05
+    assert scoring.effect_of(results([trial()])) == 0.01
+
+
+def test_a_student_is_not_held_against_one_of_other_recipes() -> None:
+    spec = {"blocks": [{"name": "pairs"}, {"name": "probes", "train": {"mode": "probe"}}]}
+    trials = [trial("plain"), trial("other", block="probes", loss="confidence")]
+    rows = frame(right([True] * 8))
+    made = results(trials, floor=rows, student=rows, ceiling=rows)
+    asked = list(contrasts(Board(made)))
+    assert {contrast.second for contrast in asked} == {"xent"}
+    summary = made.summary.model_copy(update={"spec": spec})
+    assert list(contrasts(Board(replace(made, summary=summary)))) == []
