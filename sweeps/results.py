@@ -350,7 +350,7 @@ def pooled_checkpoints(compared: Mapping[str, ComparedCheckpoints]) -> pd.DataFr
         for point in run.curve
     ]
     scores = ["epoch", "test_accuracy", "val_agreement"]
-    types = {"key": object, "step": "int64", **dict.fromkeys(scores, "float64")}
+    types = {"key": "str", "step": "int64", **dict.fromkeys(scores, "float64")}
     types |= dict.fromkeys(CHOICES, "bool")
     return pd.DataFrame(lines, columns=list(types)).astype(types)
 
@@ -371,7 +371,7 @@ def difficulties(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ]
     columns = ["task", "row_id", "difficulty"]
     pooled = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    return pooled[columns].astype({"task": object, "row_id": object, "difficulty": "int64"})
+    return pooled[columns].astype({"task": "str", "row_id": "str", "difficulty": "int64"})
 
 
 def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:

@@ -3,9 +3,17 @@
 import pandas as pd
 import pytest
 
-from sweeps.results import TRIALS_FILE, SweepResults, pooled_curves, pooled_rows
+from sweeps.results import (
+    TRIALS_FILE,
+    SweepResults,
+    difficulties,
+    pooled_checkpoints,
+    pooled_curves,
+    pooled_rows,
+)
 from tests.sweeps import synthetic
 from w2s.errors import UserError
+from w2s.stages.checkpoints import Checkpoint, ComparedCheckpoints
 
 
 def test_results_come_back_from_their_folder_as_they_were(tmp_path):
@@ -17,6 +25,10 @@ def test_results_come_back_from_their_folder_as_they_were(tmp_path):
     assert loaded.debates == results.debates
     pd.testing.assert_frame_equal(loaded.rows, results.rows)
     pd.testing.assert_frame_equal(loaded.curves, results.curves)
+    pd.testing.assert_frame_equal(loaded.checkpoints, results.checkpoints)
+    pd.testing.assert_frame_equal(loaded.difficulty, results.difficulty)
+    assert len(results.checkpoints)
+    assert len(results.difficulty) == 40
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -45,12 +57,58 @@ def test_rows_keep_val_and_test_and_put_classes_in_order():
     assert "supervisor_predicted" not in pooled.columns
 
 
+def scored(row_ids: list[str], num_classes: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "split": "test",
+            "row_id": row_ids,
+            "group": "g",
+            "label": 0,
+            "predicted": 1,
+            "correct": False,
+            **{f"prob_{c}": 1 / num_classes for c in range(num_classes)},
+        }
+    )
+
+
+def test_rows_of_many_evaluations_share_their_words():
+    pooled = pooled_rows([("k", scored(["b", "a"], 2)), ("l", scored(["c", "b"], 3))])
+    assert pooled["key"].tolist() == ["k", "k", "l", "l"]
+    assert pooled["row_id"].tolist() == ["b", "a", "c", "b"]
+    assert pooled["row_id"].cat.categories.tolist() == ["b", "a", "c"]
+    assert pooled["prob_2"].isna().tolist() == [True, True, False, False]
+
+
+def test_checkpoints_are_lines_that_say_who_would_choose_them():
+    run = ComparedCheckpoints(
+        curve=(
+            Checkpoint(step=5, epoch=0.5, test_accuracy=0.75, val_agreement=None),
+            Checkpoint(step=10, epoch=1.0, test_accuracy=0.5, val_agreement=0.875),
+        ),
+        steps={"last": 10, "oracle": 5},
+    )
+    frame = pooled_checkpoints({"k": run})
+    assert frame["step"].tolist() == [5, 10]
+    assert frame["last"].tolist() == [False, True]
+    assert frame["oracle"].tolist() == [True, False]
+    assert not frame["best_val"].any()
+    assert frame["val_agreement"].isna().tolist() == [True, False]
+
+
+def test_difficulty_is_kept_for_test_rows():
+    rated = pd.DataFrame({"split": ["val", "test"], "row_id": ["a", "b"], "difficulty": [0, 2]})
+    assert difficulties({"w": rated}).to_numpy().tolist() == [["w", "b", 2]]
+
+
 def test_a_sweep_without_curves_or_evaluations_has_empty_frames():
     assert len(pooled_curves([])) == 0
     assert len(pooled_rows([])) == 0
+    assert len(pooled_checkpoints({})) == len(difficulties({})) == 0
 
 
 def test_a_trial_lists_a_shared_evaluation_once():
     world = synthetic.World("w", 5, 0)
     trial = world.trial("pairs", "xs", "l", seeds=(0, 1))
     assert len(trial.evaluations) == 6  # floor = supervisor, student, ceiling; two seeds
+    chain = world.trial("methods", "xs", "l", method=synthetic.CHAIN, seeds=(0,))
+    assert len(chain.evaluations) == 3 + len(synthetic.ARMS)

@@ -133,3 +133,44 @@ def test_a_report_loads_no_torch_ray_or_vllm(results: SweepResults, tmp_path: Pa
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert ended.stderr.strip() == ""
+
+
+def test_tables_of_single_tasks_are_folded_behind_their_number_of_lines(made: Report):
+    head, _, tail = made.html.partition("<h2>Results by task</h2>")
+    assert "<details><summary>pairs: 12 lines</summary>" in tail
+    assert "<details><summary>More metrics: 19 lines</summary>" in head
+
+
+def test_many_tasks_are_counted_not_named(results: SweepResults):
+    names = tuple(f"set {i}" for i in range(6))
+    many = SweepResults(synthetic.summary(names, 50), (), results.rows.iloc[:0])
+    made = report.of_results(many)
+    assert "Tasks: 6; test rows: 300, from 50 to 50" in made.markdown
+    assert "<details><summary>6 tasks</summary>" in made.html
+
+
+def test_ranking_arms_and_stopping_are_told_in_both_forms(made: Report):
+    for text in (made.html, made.markdown):
+        assert "Methods ranked" in text
+        assert "p (Holm)" in text
+        assert "step 2" in text
+        assert "accuracy, best on weak validation" in text
+        assert "The oracle is a diagnostic: no result rests on it" in text
+        assert "inverse scaling" in text
+        assert "PGR on AUROC" in text
+
+
+def test_the_csv_has_every_metric_of_each_cell(made: Report):
+    rows = list(csv.DictReader(io.StringIO(made.csv)))
+    done = [row for row in rows if row["status"] == "done"]
+    assert len(done) > 50
+    for name in (
+        *("auroc_student", "pgr_auroc", "agreement_where_wrong_low", "balanced_accuracy"),
+        *("brier", "calibration_error", "misfit_squared", "misfit_divergence", "stopped_oracle"),
+        "detectable_gain",
+    ):
+        filled = [row[name] for row in done if row[name]]
+        assert len(filled) > 40, name
+        assert all(abs(float(value)) < 10 for value in filled), name
+    medians = {row["task"] for row in done if row["pgr_median"]}
+    assert medians == {"all 2"}
