@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from w2s.methods._around import Around
+from w2s.models.source import PretrainedModel, require_decoder
 from w2s.stages.base import Stage
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.models import Model
@@ -61,6 +62,8 @@ class GenerativeFinetuning(Around):
         return replace(setup, weak=read, strong=strong, ladder=ladder)
 
     def _read(self, setup: Setup, model: Model, recipe: TrainConfig) -> GenerativeFinetune:
+        if isinstance(model, PretrainedModel):
+            require_decoder(model, "generative finetuning")
         return GenerativeFinetune(
             model=model, tokens=setup.tokens(model, recipe), train=self.train, seed=setup.seed
         )

@@ -134,6 +134,40 @@ def num_parameters(location: str, revision: str | None = None) -> ParameterCount
     return count_parameters(backbone)
 
 
+@cache
+def model_type(location: str, revision: str | None = None) -> str:
+    """Type of a model by its config, such as `llama`; empty where there is no config to read."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            location, revision=revision or "main", trust_remote_code=False
+        ).model_type
+    except (OSError, ValueError):
+        return ""
+
+
+def require_decoder(source: PretrainedModel, purpose: str) -> None:
+    """Refuse an encoder where a model has to write or read on.
+
+    Args:
+        source: the model; one whose config cannot be read passes here and is refused elsewhere.
+        purpose: what it is needed for, for the message.
+
+    Raises:
+        UserError: it is no causal language model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    found = model_type(source.path, source.revision)
+    if found and (found not in DECODERS or found in ENCODERS):
+        raise UserError(
+            f"{purpose} needs a language model (a decoder); {source.path!r} is of type {found!r}; "
+            "take another rung or another method"
+        )
+
+
 def count_parameters(backbone: "nn.Module") -> ParameterCount:
     """Parameters of a backbone in memory."""
     from torch import nn

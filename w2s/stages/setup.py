@@ -14,6 +14,7 @@ from typing import Literal
 from serving.debate.protocols.base import DebateProtocol
 from w2s.losses.base import Loss
 from w2s.losses.xent import Xent
+from w2s.models.source import PretrainedModel, require_decoder
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
@@ -78,7 +79,12 @@ class Setup:
         return tuple(rungs[weak + 1 : strong])
 
     def debate(self, debater: Model) -> Debate:
-        """Debates by two instances of `debater` about every row, at this seed."""
+        """Debates by two instances of `debater` about every row, at this seed.
+
+        Raises:
+            UserError: the model is an encoder.
+        """
+        _require_decoder(debater, "a debate")
         return Debate(
             debater=debater,
             prompts=self.prompts,
@@ -231,7 +237,12 @@ class Setup:
         return self.few_shot(model, None)
 
     def few_shot(self, model: Model, demos: Demonstrations | None) -> Prompted:
-        """A base model's labels in context with demonstrations from `strong_train`."""
+        """A base model's labels in context with demonstrations from `strong_train`.
+
+        Raises:
+            UserError: the model is an encoder.
+        """
+        _require_decoder(model, "a prompt")
         return Prompted(
             model=model, prompts=self.prompts, template=self.task.prompt_template(), demos=demos
         )
@@ -252,3 +263,8 @@ class Setup:
             truths=(self.truth("val"), self.truth("test"), self.truth("strong_train")),
             prompts=self.prompts,
         )
+
+
+def _require_decoder(model: Model, purpose: str) -> None:
+    if isinstance(model, PretrainedModel):
+        require_decoder(model, purpose)

@@ -1,6 +1,8 @@
 """What every method promises, whatever it does."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
 from w2s.methods.base import Method
 from w2s.models.architecture import Architecture
+from w2s.models.source import PretrainedModel
 from w2s.spec import available, parse
 from w2s.stages.base import Stage, closure
 from w2s.stages.data import GroundTruth, Prompts
@@ -432,3 +435,13 @@ def test_labels_of_tables_name_what_is_not_at_its_default() -> None:
         method("confident_selection", of={"kind": "debate", "debater": "weak"}, share=0.1).label
         == "confident_selection(debate(weak), share=0.1)"
     )
+
+
+@pytest.mark.parametrize("kind", ["debate", "prompting", "em_posterior", "generative_finetuning"])
+def test_an_encoder_is_refused_where_a_model_has_to_read_on(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    encoder = PretrainedModel(path=str(tmp_path), fingerprint="encoder")
+    here = setup()
+    here = replace(here, strong=encoder, ladder={**here.ladder, "encoder": encoder})
+    with pytest.raises(UserError, match=r"needs a language model \(a decoder\); .* type 'bert'"):
+        method(kind).student(here)
