@@ -40,6 +40,7 @@ from w2s.stages.difficulty import difficulties as rate
 from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
+from w2s.stages.pretrain import Pretrain
 from w2s.stages.transcripts import read_transcripts
 from w2s.tasks.base import load as load_task
 
@@ -94,6 +95,7 @@ def _rung(name: str, model: Model) -> RungSummary:
         return RungSummary(
             name=name, num_parameters=count.total, num_non_embedding=count.non_embedding
         )
+    assert isinstance(model, Pretrain)  # The only stage that a rung can be.
     vocabulary = len(model.corpus.tokenizer())
     total = model.architecture.num_parameters(vocabulary)
     return RungSummary(name=name, num_parameters=total, num_non_embedding=model.size())

@@ -276,8 +276,8 @@ class _Words:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def numbers(self, words: "pd.Series[str]") -> NDArray[np.int32]:
-        codes, uniques = pd.factorize(words.to_numpy(object))
+    def numbers(self, words: Iterable[str]) -> NDArray[np.int32]:
+        codes, uniques = pd.factorize(np.asarray(words, dtype=object))
         known = [self._numbers.setdefault(str(word), len(self._numbers)) for word in uniques]
         return np.array(known, dtype=np.int32)[codes]
 
@@ -303,17 +303,19 @@ def pooled_rows(frames: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     numbers: dict[str, list[NDArray[np.int32]]] = {name: [] for name in words}
     values: list[pd.DataFrame] = []
     for key, frame in frames:
-        part = frame[frame["split"].isin(REPORTED_SPLITS)]
+        part = frame.loc[frame["split"].isin(REPORTED_SPLITS)]
         for name in ("split", "row_id", "group"):
-            numbers[name].append(words[name].numbers(part[name]))
-        numbers["key"].append(words["key"].numbers(pd.Series([key] * len(part))))
+            numbers[name].append(words[name].numbers(part[name].tolist()))
+        numbers["key"].append(words["key"].numbers([key] * len(part)))
         scored = {
-            "label": part["label"].to_numpy(np.int32),
-            "predicted": part["predicted"].to_numpy(np.int32),
-            "correct": part["correct"].to_numpy(bool),
+            "label": np.asarray(part["label"], dtype=np.int32),
+            "predicted": np.asarray(part["predicted"], dtype=np.int32),
+            "correct": np.asarray(part["correct"], dtype=bool),
         }
         probabilities = {
-            name: part[name].to_numpy(np.float32) for name in part.columns if name[:5] == "prob_"
+            name: np.asarray(part[name], dtype=np.float32)
+            for name in part.columns
+            if name.startswith("prob_")
         }
         values.append(pd.DataFrame(scored | probabilities))
     pooled = pd.concat(values, ignore_index=True) if values else pd.DataFrame(columns=_SCORED)
@@ -371,7 +373,7 @@ def difficulties(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ]
     columns = ["task", "row_id", "difficulty"]
     pooled = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    return pooled[columns].astype({"task": "str", "row_id": "str", "difficulty": "int64"})
+    return pooled.loc[:, columns].astype({"task": "str", "row_id": "str", "difficulty": "int64"})
 
 
 def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:

@@ -386,7 +386,7 @@ class Resamples:
         num_groups = int(self._group_N.max()) + 1
         return np.stack(
             [np.bincount(self._group_N, weights=row, minlength=num_groups) for row in values_KN]
-        )
+        ).astype(np.float64)
 
 
 def seed_weights(

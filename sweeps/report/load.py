@@ -149,11 +149,11 @@ class Board:
     def stopped(self) -> dict[Choice, dict[str, float]]:
         """Test accuracy of the checkpoint that each rule chooses, by key of the evaluation."""
         frame = self.results.checkpoints
-        by_choice = {choice: frame[frame[choice]] for choice in CHOICES}
-        return {
-            choice: dict(zip(chosen["key"], chosen["test_accuracy"], strict=True))
-            for choice, chosen in by_choice.items()
-        }
+        found: dict[Choice, dict[str, float]] = {}
+        for choice in CHOICES:
+            chosen = frame.loc[frame[choice]]
+            found[choice] = dict(zip(chosen["key"], chosen["test_accuracy"], strict=True))
+        return found
 
     def role(self, cell: Cell, role: Role, measure: Measure = "accuracy") -> list[Resampled] | None:
         """A score of a role on each task; None if some task has no such score."""

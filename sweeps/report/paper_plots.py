@@ -269,12 +269,10 @@ def overfitting(board: Board, scores: Sequence[CellScores]) -> Figure | None:
     if not shown:
         return None
     canvas, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), gridspec_kw={"wspace": 0.25})
-    runs = board.results.checkpoints.groupby("key", sort=False)
+    checkpoints = board.results.checkpoints.sort_values("step")
+    runs = {str(key): run for key, run in checkpoints.groupby("key", sort=False)}
     for colour, scored in zip(COLOURS, shown, strict=False):
-        tasks = [
-            [runs.get_group(keys.student).sort_values("step") for keys in seeds]
-            for seeds in scored.cell.by_task
-        ]
+        tasks = [[runs[keys.student] for keys in seeds] for seeds in scored.cell.by_task]
         num_points = min(len(run) for seeds in tasks for run in seeds)
         epochs, accuracy, agreement = (
             np.mean(
@@ -360,8 +358,9 @@ def difficulty(board: Board, scores: Sequence[CellScores]) -> Figure | None:
         "difficulty",
         "Accuracy by the difficulty of the rows",
         "Difficulty of a row: the number of rungs that fail on it, trained on ground truth without "
-        "it; on the last, no rung is right with all larger ones. Bars: 95 % intervals over rows "
-        "and seeds.",
+        "it; on the last, no rung is right with all larger ones. Rated by floors and ceilings of "
+        "one seed, whose own curves fall by construction; a student's need not. Bars: 95 % "
+        "intervals over rows and seeds.",
         svg(canvas),
     )
 

@@ -262,8 +262,8 @@ def _curves_panel(axes: Axes, kind: str, frame: pd.DataFrame) -> None:
         family, stage = _family(name), stages[key]
         every = -(-len(stage) // MAX_CURVE_POINTS)
         axes.plot(
-            stage["step"].to_numpy()[::every],
-            stage["value"].to_numpy()[::every],
+            np.asarray(stage["step"])[::every],
+            np.asarray(stage["value"])[::every],
             color=COLOURS[families.index(family) % len(COLOURS)],
             linewidth=1.1,
             alpha=0.8 if len(families) <= MAX_CURVE_LABELS else 0.45,

@@ -52,7 +52,7 @@ def test_rows(rows: pd.DataFrame) -> tuple[dict[str, TestRows], list[str]]:
     Args:
         rows: as `sweeps.results.pooled_rows` makes them.
     """
-    test = rows[rows["split"] == "test"]
+    test = rows.loc[rows["split"] == "test"]
     keys = pd.Categorical(test["key"])
     ids = pd.Categorical(test["row_id"])
     names = np.asarray(ids.categories, dtype=str)
@@ -63,8 +63,8 @@ def test_rows(rows: pd.DataFrame) -> tuple[dict[str, TestRows], list[str]]:
     order = np.lexsort((row, keys.codes))
     group = pd.Categorical(test["group"]).codes.astype(np.int64)
     columns = [name for name in test.columns if name.startswith("prob_")]
-    values = {name: test[name].to_numpy()[order] for name in ("label", "predicted", "correct")}
-    probabilities = test[columns].to_numpy(np.float32)[order]
+    values = {name: np.asarray(test[name])[order] for name in ("label", "predicted", "correct")}
+    probabilities = np.asarray(test[columns], dtype=np.float32)[order]
     bounds = np.searchsorted(keys.codes[order], np.arange(len(keys.categories) + 1))
     found: dict[str, TestRows] = {}
     for key, start, end in zip(keys.categories, bounds[:-1], bounds[1:], strict=True):

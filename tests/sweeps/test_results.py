@@ -91,7 +91,7 @@ def test_checkpoints_are_lines_that_say_who_would_choose_them():
     assert frame["step"].tolist() == [5, 10]
     assert frame["last"].tolist() == [False, True]
     assert frame["oracle"].tolist() == [True, False]
-    assert not frame["best_val"].any()
+    assert frame["best_val"].tolist() == [False, False]
     assert frame["val_agreement"].isna().tolist() == [True, False]
 
 

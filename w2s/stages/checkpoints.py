@@ -93,17 +93,17 @@ def compare(
     frame["predicted"] = frame[logprob_columns(frame)].to_numpy().argmax(1)
     accuracy = _share(frame, truth.rename(columns={"label": "wanted"}), "test")
     agreement = None
-    if supervisor is not None and (supervisor["split"] == "val").any():
+    if supervisor is not None and "val" in set(supervisor["split"]):
         agreement = _share(frame, supervisor.rename(columns={"predicted": "wanted"}), "val")
-    epochs = frame.groupby("step")["epoch"].first()
+    epochs = dict(zip(frame["step"], frame["epoch"], strict=True))
     curve = tuple(
         Checkpoint(
             step=int(step),
             epoch=float(epochs[step]),
-            test_accuracy=float(accuracy[step]),
-            val_agreement=None if agreement is None else float(agreement[step]),
+            test_accuracy=accuracy[step],
+            val_agreement=None if agreement is None else agreement[step],
         )
-        for step in sorted(epochs.index)
+        for step in sorted(epochs)
     )
     training = read_training(folder)
     steps: dict[Choice, int] = {"last": curve[-1].step}
@@ -115,16 +115,20 @@ def compare(
     return ComparedCheckpoints(curve=curve, steps=steps)
 
 
-def _share(frame: pd.DataFrame, wanted: pd.DataFrame, split: str) -> "pd.Series[float]":
+def _share(frame: pd.DataFrame, wanted: pd.DataFrame, split: str) -> dict[int, float]:
     """Share of the split's rows on which each step predicts what is wanted, by step."""
     wanted = wanted.loc[wanted["split"] == split, ["row_id", "wanted"]]
     mine = frame.loc[frame["split"] == split, ["step", "row_id", "predicted"]]
     joined = mine.merge(wanted, on="row_id", validate="many_to_one")
-    counts = joined.groupby("step").size().reindex(np.unique(frame["step"]), fill_value=0)
-    short = counts[counts != len(wanted)]
-    if len(short):
-        raise ValueError(
-            f"the checkpoint of step {short.index[0]} has predictions for {short.iloc[0]} of "
-            f"{len(wanted)} rows of {split}"
-        )
-    return (joined["predicted"] == joined["wanted"]).groupby(joined["step"]).mean()
+    steps = np.asarray(joined["step"])
+    same = np.asarray(joined["predicted"] == joined["wanted"])
+    shares: dict[int, float] = {}
+    for step in np.unique(frame["step"]).tolist():
+        mine = steps == step
+        if mine.sum() != len(wanted):
+            raise ValueError(
+                f"the checkpoint of step {step} has predictions for {mine.sum()} of "
+                f"{len(wanted)} rows of {split}"
+            )
+        shares[step] = float(same[mine].mean())
+    return shares

@@ -60,7 +60,7 @@ class Evaluate(Stage):
             shutil.copyfile(training, context.output_dir / training.name)
         compared = checkpoints.compare(
             context.path(self.predictions),
-            frame[["split", "row_id", "label"]],
+            frame.loc[:, ["split", "row_id", "label"]],
             _predicted(context.path(self.supervisor)) if self.supervisor else None,
         )
         if compared is not None:
@@ -112,8 +112,10 @@ def _check_whole(joined: pd.DataFrame) -> None:
     Raises:
         ValueError: it covers only some rows of a split.
     """
-    missing = joined["supervisor_prob_0"].isna().groupby(joined["split"]).mean()
-    for split, share in missing.items():
+    missing_N = np.isnan(np.asarray(joined["supervisor_prob_0"]))
+    splits_N = np.asarray(joined["split"])
+    for split in np.unique(splits_N).tolist():
+        share = float(missing_N[splits_N == split].mean())
         if 0 < share < 1:
             raise ValueError(f"the supervisor has no prediction for {share:.1%} of {split}")
 
@@ -142,8 +144,8 @@ def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
     }
     if probabilities_NC.shape[1] == 2:
         scores["auroc"] = metrics.auroc(probabilities_NC[:, 1], labels_N)
-    if "supervisor_prob_0" in frame.columns and frame["supervisor_prob_0"].notna().all():
-        supervisor_NC = _matrix(frame, "supervisor_prob_")
+    supervisor_NC = _matrix(frame, "supervisor_prob_")
+    if supervisor_NC.shape[1] and not np.isnan(supervisor_NC).any():
         agreement = metrics.agreement(probabilities_NC, supervisor_NC, labels_N)
         scores["agreement"] = agreement.overall
         scores["agreement_where_right"] = agreement.supervisor_right

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ class Model(Stage):
     tag: str
 
 
-def ids(split: str) -> list[str]:
+def ids(split: Any) -> list[str]:
     return [f"{split}-{i}" for i in range(len(TRUTHS[split]))]
 
 
