@@ -43,6 +43,11 @@ class Head(NamedTuple):
     options: int = 0
     """Texts of a row whose scores are the logits; 0: a row is one text."""
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in it."""
+        return self.weight_CD.numel() + (0 if self.bias_C is None else self.bias_C.numel())
+
 
 class Classifier(nn.Module):
     """Backbone and head.
@@ -58,10 +63,11 @@ class Classifier(nn.Module):
         num_logits, width = head.weight_CD.shape
         self.options = head.options
         self.backbone = backbone
-        self.head = nn.utils.skip_init(nn.Linear, width, num_logits, bias=head.bias_C is not None)
-        self.head.weight.data = head.weight_CD.float()
+        with torch.device("meta"):
+            self.head = nn.Linear(width, num_logits, bias=head.bias_C is not None)
+        self.head.weight = nn.Parameter(head.weight_CD.detach().float())
         if head.bias_C is not None:
-            self.head.bias.data = head.bias_C.float()
+            self.head.bias = nn.Parameter(head.bias_C.detach().float())
         self.causal = is_causal(backbone.config)
         self._read_token = ReadToken(backbone) if self.causal else None
 

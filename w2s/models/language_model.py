@@ -1,6 +1,7 @@
 """A decoder with its language-model head, for training on text."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -27,7 +28,7 @@ def load_language_model(location: str | Path, revision: str | None = None) -> Pr
                 f"model {str(location)!r} is no decoder ({config.model_type}): it cannot be "
                 "finetuned as a language model"
             )
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(location),
             use_safetensors=True,
             dtype=torch.float32,
@@ -36,6 +37,7 @@ def load_language_model(location: str | Path, revision: str | None = None) -> Pr
         )
     except OSError as error:
         raise UserError(f"cannot load a model from {str(location)!r}: {error}") from error
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(

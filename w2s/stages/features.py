@@ -1,7 +1,8 @@
 """Feature vectors of every row: a frozen model's hidden states, computed once for all probes."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import pandas as pd
 from pydantic import Field, SerializeAsAny, model_validator
@@ -84,7 +85,8 @@ class Features(Stage):
             save_file({"features": features}, context.output_dir / FEATURES_FILE)
 
 
-class FeatureTable(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
     """A features artifact: the rows in file order."""
 
     index: pd.DataFrame

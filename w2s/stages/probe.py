@@ -55,7 +55,8 @@ class Probe(Stage):
 
         if context.replicas is not None and context.replicas.rank:
             return  # One process is enough.
-        index, features = _features(self.features, context)
+        table = _features(self.features, context)
+        index, features = table.index, table.features
         split_of = index["split"].to_numpy()
         task = self.features.tokens.prompts.task
 
@@ -68,7 +69,7 @@ class Probe(Stage):
         scored_N = np.isin(split_of, SCORED)
         scored = features[np.flatnonzero(scored_N)]
         recorder = CheckpointRecorder(
-            index[scored_N],
+            index.loc[scored_N],
             None if self.val_labels is None else targets_of(self.val_labels, "val"),
             self.train.checkpoint,
             self.train.epochs,
@@ -102,7 +103,7 @@ class Probe(Stage):
         )
         write_head(head, context.output_dir)
         recorder.write(context.output_dir)
-        size = head.weight_CD.numel() + head.bias_C.numel()
+        size = head.num_parameters
         write_training(
             context.output_dir,
             recorder,

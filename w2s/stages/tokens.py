@@ -7,8 +7,9 @@ left, so that no row is ever dropped. The files are flat arrays: ids, and the le
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,8 @@ def _threads_of_tokenizer(wanted: bool) -> Iterator[None]:
             os.environ[THREADS_VARIABLE] = before
 
 
-class TokenTable(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenTable:
     """A tokens artifact: the rows in file order."""
 
     index: pd.DataFrame

@@ -124,10 +124,16 @@ def save_language_model(family: str, folder: Path, tied: bool | None = None) -> 
     return model
 
 
+def output_table(model: PreTrainedModel) -> torch.Tensor:
+    layer = model.get_output_embeddings()
+    assert isinstance(layer, torch.nn.Linear)
+    return layer.weight.detach()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unembedding_rows_are_those_of_the_words(family: str, tmp_path: Path) -> None:
     model = save_language_model(family, tmp_path)
-    table = model.get_output_embeddings().weight.detach()
+    table = output_table(model)
     rows_WD = unembedding_rows(load_backbone(tmp_path), tmp_path, ["no", " yes"], revision=None)
     assert rows_WD.dtype == torch.float32
     torch.testing.assert_close(rows_WD, table[[3, 4]])
@@ -136,10 +142,11 @@ def test_unembedding_rows_are_those_of_the_words(family: str, tmp_path: Path) ->
 @pytest.mark.parametrize("tied", [False, True])
 def test_tied_and_untied_tables_are_told_apart(tied: bool, tmp_path: Path) -> None:
     model = save_language_model("llama", tmp_path, tied)
-    words, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    words = model.get_parameter("model.embed_tokens.weight")
+    outputs = output_table(model)
     assert torch.equal(words, outputs) == tied
     found = unembedding_rows(load_backbone(tmp_path), tmp_path, [" yes", "no"], revision=None)
-    torch.testing.assert_close(found, outputs.detach()[[4, 3]])
+    torch.testing.assert_close(found, outputs[[4, 3]])
 
 
 def test_a_word_of_several_tokens_is_refused_by_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.tokens import Tokens
 from w2s.tasks.base import Task
-from w2s.types import SPLITS, Row, TaskData
+from w2s.types import SPLITS, Row, Split, TaskData
 
 WORDS = tuple("abcdefghij")
 ALONE = Conditions()
@@ -31,7 +31,7 @@ class ToyTask(Task):
     def load(self) -> TaskData:
         """Rows of three to six words."""
         rng = random.Random(0)
-        rows = {
+        rows: dict[Split, list[Row]] = {
             split: [self._row(rng, split, i) for i in range(self.rows_per_split)]
             for split in SPLITS
         }
@@ -89,9 +89,7 @@ def tokens_of(model: PretrainedModel, options: bool = False) -> Tokens:
     return Tokens(model=model, prompts=Prompts(task=ToyTask(options=options)))
 
 
-def truth(
-    split: Literal["weak_train", "strong_train", "val"], options: bool = False
-) -> GroundTruth:
+def truth(split: Split, options: bool = False) -> GroundTruth:
     """Ground truth of a split of the toy task."""
     return GroundTruth(task=ToyTask(options=options), split=split)
 

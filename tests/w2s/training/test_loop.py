@@ -50,7 +50,7 @@ def train(
     seed: int = 0,
     micro_batch_size: int | None = None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
-    classifier = Classifier.fresh(base, 2, head_init=config.head_init, seed=seed)
+    classifier = Classifier.fresh(base, 2, seed=seed)
     curve = finetune(classifier, *data, loss, config, seed=seed, micro_batch_size=micro_batch_size)
     return classifier, curve
 
