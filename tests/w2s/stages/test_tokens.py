@@ -28,7 +28,7 @@ class Debates(Stage):
 def texts_of(table: TokenTable) -> list[str]:
     rows = table.rows
     return [
-        tokenizer().decode(rows.ids[int(start) : int(start) + int(length)])
+        str(tokenizer().decode(rows.ids[int(start) : int(start) + int(length)]))
         for start, length in zip(rows.starts, rows.lengths, strict=True)
     ]
 
