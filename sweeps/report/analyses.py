@@ -166,8 +166,8 @@ def scaling_table(lines: Sequence[Scaling]) -> Table | None:
             Field(", ".join(line.strong)),
             Field(line.method),
             Field(line.loss),
-            _slope_field(line.agreement),
-            _slope_field(line.where_wrong) if line.where_wrong else Field("-", tone="faint"),
+            Field(points(line.agreement), line.agreement.point),
+            _wrong_field(line.where_wrong),
         )
         for line in lines
     )
@@ -182,7 +182,9 @@ def scaling_table(lines: Sequence[Scaling]) -> Table | None:
     )
 
 
-def _slope_field(estimate: Estimate) -> Field:
+def _wrong_field(estimate: Estimate | None) -> Field:
+    if estimate is None:
+        return Field("-", math.inf, "faint")
     # That larger students repeat fewer errors is the good end.
     tone = "" if not estimate.excludes_zero else "good" if estimate.point < 0 else "bad"
     return Field(points(estimate), estimate.point, tone)

@@ -136,7 +136,8 @@ def _facts(results: SweepResults) -> list[str]:
         named = ", ".join(task.name for task in summary.tasks)
         rows = " + ".join(f"{count:,}" for count in counts)
     else:
-        named, rows = str(len(counts)), f"{sum(counts):,}, from {min(counts):,} to {max(counts):,}"
+        each = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
+        named, rows = str(len(counts)), f"{sum(counts):,} ({each} a task)"
     facts = [
         f"Finished {when:%Y-%m-%d %H:%M} UTC after {minutes} min {seconds:02d} s",
         f"{'Task' if len(summary.tasks) == 1 else 'Tasks'}: {named}; test rows: {rows}",

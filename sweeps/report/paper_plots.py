@@ -118,12 +118,13 @@ def accuracy_by_task(board: Board, by_task: Sequence[CellScores]) -> Figure | No
     )
     for axes in grid.flat[len(found) :]:
         axes.set_visible(False)
-    for axes, (task, pairs) in zip(grid.flat, found.items(), strict=False):
+    for place, (task, pairs) in enumerate(found.items()):
+        axes = grid.flat[place]
+        axes.tick_params(labelbottom=place + columns >= len(found))
         ceilings = {size[s.cell.strong]: s.compared.ceiling.point for s in pairs}
-        places = sorted(ceilings)
-        axes.plot(
-            places, [100 * ceilings[place] for place in places], "--", color=INK, linewidth=1.1
-        )
+        sizes = sorted(ceilings)
+        heights = [100 * ceilings[each] for each in sizes]
+        axes.plot(sizes, heights, "--", color=INK, linewidth=1.1)
         for weak in rungs:
             mine = sorted(
                 (s for s in pairs if s.cell.weak == weak), key=lambda s: size[s.cell.strong]

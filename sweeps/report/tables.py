@@ -119,13 +119,16 @@ def _scores_table(
                 Field(f"{compared.num_rows:,} x {compared.num_seeds}", compared.num_rows),
             )
         )
+    failures: dict[tuple[str, str, str], list[str]] = {}
     for trial in failed:
+        cell = f"{trial.weak} > {trial.strong}", trial.method, trial.loss
+        failures.setdefault(cell, []).append(trial.task)
+    for cell, tasks in failures.items():
+        num_tasks = len(set(tasks))
         rows.append(
             (
-                Field(trial.task),
-                Field(f"{trial.weak} > {trial.strong}"),
-                Field(trial.method),
-                Field(trial.loss),
+                Field(tasks[0] if num_tasks == 1 else _counted(num_tasks, board)),
+                *map(Field, cell),
                 Field("failed", tone="bad"),
                 *[Field("")] * (len(SCORE_COLUMNS) - 5),
             )
@@ -157,8 +160,12 @@ def task_words(scored: CellScores, board: Board) -> str:
     tasks = [trial.task for trial in scored.cell.trials]
     if len(tasks) == 1:
         return tasks[0]
+    return _counted(len(tasks), board)
+
+
+def _counted(num_tasks: int, board: Board) -> str:
     total = len(board.results.summary.tasks)
-    return f"all {total}" if len(tasks) == total else f"{len(tasks)} of {total}"
+    return f"all {total}" if num_tasks == total else f"{num_tasks} of {total}"
 
 
 def percent(estimate: Estimate) -> Field:

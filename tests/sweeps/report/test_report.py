@@ -145,7 +145,7 @@ def test_many_tasks_are_counted_not_named(results: SweepResults):
     names = tuple(f"set {i}" for i in range(6))
     many = SweepResults(synthetic.summary(names, 50), (), results.rows.iloc[:0])
     made = report.of_results(many)
-    assert "Tasks: 6; test rows: 300, from 50 to 50" in made.markdown
+    assert "Tasks: 6; test rows: 300 (50 a task)" in made.markdown
     assert "<details><summary>6 tasks</summary>" in made.html
 
 
