@@ -51,8 +51,8 @@ class PretrainedModel(Spec):
         return Path(self.path).name
 
     def size(self) -> int:
-        """Parameters of the backbone, embeddings included."""
-        return num_parameters(self.path, self.revision).total
+        """Parameters of the backbone without its tables of words and positions."""
+        return num_parameters(self.path, self.revision).non_embedding
 
 
 class ParameterCount(NamedTuple):

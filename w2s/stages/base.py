@@ -114,7 +114,7 @@ class Stage(Spec):
         return ()
 
     def cost(self) -> float:
-        """Estimated floating-point operations: orders the queue and the estimate of `w2s plan`."""
+        """Estimated seconds on one core: orders the queue and the estimate of `w2s plan`."""
         return 0.0
 
     def run(self, context: StageContext) -> None:

@@ -11,6 +11,7 @@ from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.finetune import WEIGHTS_FOLDER, Finetune, base_backbone
 from w2s.stages.models import Model, model_key
 from w2s.stages.tokens import INDEX_FILE, Tokens, read_tokens
+from w2s.types import SPLITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,12 @@ class Features(Stage):
         """Key of the base model."""
         source = self.source
         return model_key(source.model) if isinstance(source, Finetune) else model_key(source)
+
+    def cost(self) -> float:
+        """Estimated seconds on one core: a forward pass over every row."""
+        model = self.source.model if isinstance(self.source, Finetune) else self.source
+        flops = self.tokens.num_rows(*SPLITS) * self.tokens.row_tokens() * 2 * model.size()
+        return 0.3 + flops / 4e10
 
     def run(self, context: StageContext) -> None:
         """Write `features.safetensors` ([N, D], or [N, K, D] for rows of K options) and the index.

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny
 
-from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
@@ -22,7 +21,7 @@ from w2s.stages.models import Model, model_key, model_location, revision_of
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.stages.tokens import Tokens, TokenTable, read_tokens
-from w2s.tasks.base import Task, load, mean_tokens
+from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
 from w2s.types import Split
 
@@ -98,12 +97,11 @@ class Finetune(Stage):
 
     def cost(self) -> float:
         """Estimated seconds on one core: updates, then forward passes over the predicted rows."""
-        rows = load(self.task).rows
-        steps = self.train.epochs * max(1, len(rows[self.train_split]) // self.train.batch_size)
-        tokens = mean_tokens(self.task)
-        flops = self.model.size() * tokens * 2
-        scored = sum(len(rows[split]) for split in SCORED)
-        predicted = len(rows["strong_train"]) + scored * max(1, self.train.num_checkpoints)
+        learned = self.tokens.num_rows(self.train_split)
+        steps = self.train.epochs * max(1, learned // self.train.batch_size)
+        flops = self.model.size() * self.tokens.row_tokens() * 2
+        scored = self.tokens.num_rows(*SCORED) * max(1, self.train.num_checkpoints)
+        predicted = self.tokens.num_rows("strong_train") + scored
         step_s = 0.006 + 3 * flops * self.train.batch_size / 2e10
         return 0.3 + steps * step_s + predicted * flops / 4e10
 
@@ -259,12 +257,8 @@ class Finetune(Stage):
                 seed=self.seed,
                 options=options,
             )
+        self.train.check_classes(num_classes)
         words = self.train.label_words
-        if len(words) != num_classes:
-            raise UserError(
-                f"label_words has {len(words)} words; task {self.task.kind!r} has {num_classes} "
-                'classes, and head_init = "unembedding" needs a word for each'
-            )
         rows_WD = unembedding_rows(
             base,
             model_location(self.model, context),

@@ -1,5 +1,6 @@
 """A linear probe on cached features (Burns et al. 2023, appendix D.2): seconds, not minutes."""
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -47,6 +48,11 @@ class Probe(Stage):
             f"probe-{self.features.name.removeprefix('features-')}-{role}-{self.loss.kind}"
             f"-s{self.seed}"
         )
+
+    def cost(self) -> float:
+        """Estimated seconds on one core: short optimizer steps."""
+        learned = self.features.tokens.num_rows(self.train_split)
+        return 0.1 + 1.5e-4 * self.train.epochs * math.ceil(learned / self.train.batch_size)
 
     def run(self, context: StageContext) -> None:
         """Write predictions, `head.safetensors`, checkpoints and `training.json`."""
