@@ -4,6 +4,7 @@ The command runs as a user's process would. Run twice, it runs nothing the secon
 same numbers.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -19,9 +20,12 @@ from mlflow.entities import Run
 
 from sweeps.config import load
 from sweeps.plan import Plan, Planner
+from sweeps.results import SweepResults
 from sweeps.search import recorded_points
 from sweeps.store import ArtifactStore
+from w2s.stages.checkpoints import TRAINING_FILE
 from w2s.stages.debate import Debate
+from w2s.stages.finetune import Finetune
 from w2s.stages.transcripts import read_transcripts
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
@@ -142,7 +146,7 @@ def test_mlflow_holds_one_parent_a_child_per_trial_and_a_run_per_stage_that_ran(
     found = runs(twice)
     (parent,) = found["sweep"]
     assert parent.info.status == "FINISHED"
-    assert len(found["trial"]) == 2 + 2 + 5
+    assert len(found["trial"]) == 2 + 2 + 5 + 2 + 1 + 1
     assert (
         len({run.data.tags["w2s.key"] for run in found["stage"]})
         == len(found["stage"])
@@ -185,12 +189,32 @@ def test_the_report_can_be_made_again_from_mlflow_alone(twice: Twice) -> None:
 
 def test_pgr_of_the_table_is_what_the_rows_say(twice: Twice) -> None:
     frame = pd.read_csv(twice.folder / "reports" / "small" / "results.csv")
-    assert len(frame) == 2 + 1 + 5
+    assert len(frame) == 2 + 1 + 5 + 2 + 1 + 1
     with_ratio = frame[frame["pgr"].notna()]
     expected = (with_ratio["student"] - with_ratio["floor"]) / (
         with_ratio["ceiling"] - with_ratio["floor"]
     )
     np.testing.assert_allclose(with_ratio["pgr"], expected, atol=1e-6)
+
+
+def test_every_mode_of_training_and_labels_in_context_run_on_the_cluster(twice: Twice) -> None:
+    stages = _plan(twice).stages.values()
+    store = ArtifactStore(str(twice.folder / "w2s_store"))
+    kinds = {stage.kind for stage in stages}
+    assert {"tokens", "features", "probe", "confident_selection", "prompted"} <= kinds
+    adapted = [s for s in stages if isinstance(s, Finetune) and s.train.mode == "lora"]
+    assert any(stage.start is not None for stage in adapted)
+    for stage in adapted:
+        training = json.loads((store.local(stage) / TRAINING_FILE).read_text())
+        assert training["num_trainable"] < 0.5 * training["num_parameters"]
+        assert training["training_flops"] > 0
+    results = SweepResults.load(twice.folder / "w2s_store" / ".results" / "small")
+    assert set(results.difficulty["difficulty"]) <= {0, 1, 2}
+    assert len(results.difficulty) == 4 * 25
+    assert set(results.checkpoints["key"]) <= {stage.key for stage in stages}
+    assert {"iteration 1"} <= {
+        name for trial in results.trials for k in trial.keys for name in k.arms
+    }
 
 
 def test_status_and_explain_read_the_store(twice: Twice) -> None:
