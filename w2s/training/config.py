@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from w2s.errors import UserError
 from w2s.spec import Spec
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -146,6 +147,19 @@ class TrainConfig(Spec):
     """Tokens of a row, special tokens included. A longer row loses tokens on the left: the head
     reads the end, where the answer is. The model's own limit applies too. No row is ever dropped,
     so that models with different tokenizers see the same rows."""
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a task for which the head has not one label word a class.
+
+        Raises:
+            UserError: there are more or fewer words than classes.
+        """
+        if self.head_init == "unembedding" and len(self.label_words) != num_classes:
+            raise UserError(
+                f'head_init = "unembedding" needs a word for each of the {num_classes} classes of '
+                f"the task; label_words has {len(self.label_words)}: "
+                f"{', '.join(map(repr, self.label_words))}"
+            )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

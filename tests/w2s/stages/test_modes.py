@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, run_stage
-from tests.w2s.stages.toy_task import run, save_model, tokenizer, tokens_of, truth
+from tests.w2s.stages.toy_task import ToyTask, run, save_model, tokenizer, tokens_of, truth
 from w2s.losses.confidence import Confidence
 from w2s.losses.xent import Xent
 from w2s.models.classifier import load_backbone
@@ -361,3 +361,38 @@ def test_a_probe_takes_losses_with_batch_statistics_and_weights(
 ) -> None:
     stage = probe(model, loss=Confidence(max_weight=0.5))
     assert accuracy(run(store, stage), "strong_train") > 0.7
+
+
+@OPTIONS
+def test_a_head_from_label_words_starts_at_the_words_of_the_language_model(
+    store: ArtifactStore, model: PretrainedModel, options: bool
+) -> None:
+    """Before any training, the odds of the classes are those of the next word."""
+    still = changed(
+        FAST, head_init="unembedding", label_words=("no", "yes"), learning_rate=1e-12, epochs=1
+    )
+    folder = run(store, finetune(model, options, train=still))
+    language_model = AutoModelForCausalLM.from_pretrained(model.path)
+    vocabulary = tokenizer().get_vocab()
+    row = ToyTask(options=options).load().rows["test"][5]
+    scores = []
+    for text in row.options or (row.prompt,):
+        ids = torch.tensor([tokenizer()(text)["input_ids"]])
+        scores.append(language_model(input_ids=ids).logits[0, -1].detach())
+    logits = (
+        [score[vocabulary["yes"]] for score in scores]
+        if options
+        else [scores[0][vocabulary["no"]], scores[0][vocabulary["yes"]]]
+    )
+    expected = torch.stack(logits).log_softmax(0).numpy()
+    frame = read_predictions(folder).set_index("row_id")
+    found = [frame.loc[row.row_id, f"logprob_{label}"] for label in (0, 1)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_word_for_each_class_is_needed(store: ArtifactStore, model: PretrainedModel) -> None:
+    words = changed(FAST, head_init="unembedding", label_words=("no", "maybe", "yes"))
+    stage = finetune(model, train=words)
+    for needed in stage.inputs:
+        run(store, needed)
+    assert "each of the 2 classes of the task; label_words has 3" in run_stage(stage, store).cause
