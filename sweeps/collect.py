@@ -42,7 +42,7 @@ from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.transcripts import read_transcripts
-from w2s.tasks.base import load as load_task
+from w2s.tasks.base import shape_of
 
 NUM_DEBATES = 3
 ANSWERS = ("incorrect", "correct")
@@ -75,9 +75,9 @@ def summarise(
         tasks=tuple(
             TaskSummary(
                 name=planner.task_label(index),
-                num_rows={split: len(rows) for split, rows in load_task(task).rows.items()},
+                num_rows={**shape_of(task).num_rows},
                 num_classes=task.num_classes,
-                notes=tuple(load_task(task).notes),
+                notes=shape_of(task).notes,
             )
             for index, task in enumerate(sweep.tasks)
         ),

@@ -25,7 +25,7 @@ from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model, ModelStage
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
-from w2s.tasks.base import Task
+from w2s.tasks.base import Task, shape_of
 
 TRAININGS = (Finetune, Probe, ModelStage)
 """Stages that take gradient steps."""
@@ -122,7 +122,11 @@ class Planner:
         for cell in self.cells():
             where = f"block {cell.block!r}, task {self.task_label(cell.task_index)}"
             try:
-                cell.loss.check_classes(self.sweep.tasks[cell.task_index].num_classes)
+                task = self.sweep.tasks[cell.task_index]
+                options = shape_of(task).has_options
+                cell.loss.check_classes(task.num_classes)
+                for recipe in cell.recipes:
+                    recipe.check_classes(task.num_classes, options=options)
                 self.experiment(Point(cell)).roles(self.sweep.seeds[0])
             except UserError as error:
                 raise UserError(f"{where}, {cell.weak} > {cell.strong}: {error}") from error

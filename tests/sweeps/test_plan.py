@@ -150,3 +150,6 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
         Planner(sweep(blocks=blocks)).check()
     blocks[0]["pairs"] = "largest"
     Planner(sweep(blocks=blocks)).check()
+    words = {"head_init": "unembedding", "label_words": ["no", "maybe", "yes"]}
+    with pytest.raises(UserError, match=r"block 'pairs', .*each of the 2 classes"):
+        Planner(sweep(student=words)).check()

@@ -148,8 +148,8 @@ GOLDEN = {
     "Debate": "7d3286d24054cceb",
     "ShuffledTranscripts": "48711f9d75824294",
     "PermutedTranscripts": "e32f95e8ee015305",
-    "Ensemble": "12691a7c99151895",
-    "ShuffledLabels": "e923bff6052de670",
+    "Ensemble": "b5d4126eea908676",
+    "ShuffledLabels": "61edcc9cfec8eb93",
     "ConfidentSelection": "c065230b887e4425",
     "MixedLabels": "45457064471ec39d",
     "SyntheticErrors": "7df341b0aef9522a",
@@ -161,7 +161,7 @@ GOLDEN = {
     "Difficulty": "46487d2996c3b024",
     "EasyLabels": "6d4b56d3435f2260",
     "StyleClassifier": "ffd24e59e55788b6",
-    "Evaluate": "e43529ff47b71a32",
+    "Evaluate": "6521d48eecebf9b1",
 }
 """Keys of `specs.stages()`. A change here means that stored artifacts are not found again: raise a
 `version` on purpose."""

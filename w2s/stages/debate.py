@@ -20,7 +20,7 @@ from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, ModelStage, model_key
 from w2s.stages.transcripts import TRANSCRIPTS_FILE
-from w2s.tasks.base import load
+from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Debate(Stage):
 
     def cost(self) -> float:
         """Estimated seconds on one core, at the rate of a small model."""
-        rows = load(self.prompts.task).rows
-        return sum(len(rows[split]) for split in self.splits) * len(self.protocol.order()) / 400
+        num_rows = shape_of(self.prompts.task).num_rows
+        return sum(num_rows[split] for split in self.splits) * len(self.protocol.order()) / 400
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns) for every row."""

@@ -257,7 +257,7 @@ class Finetune(Stage):
                 seed=self.seed,
                 options=options,
             )
-        self.train.check_classes(num_classes)
+        self.train.check_classes(num_classes, options=options)
         words = self.train.label_words
         rows_WD = unembedding_rows(
             base,

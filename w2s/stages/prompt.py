@@ -32,7 +32,7 @@ from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit
 from w2s.stages.features import read_features
 from w2s.stages.models import Model, model_key, model_location
 from w2s.stages.predictions import read_targets, write_predictions
-from w2s.tasks.base import Demo, PromptTemplate, load, mean_tokens
+from w2s.tasks.base import Demo, PromptTemplate, shape_of
 from w2s.types import Split
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class Prompted(Stage):
 
     def cost(self) -> float:
         """Estimated seconds on one core: a forward pass over every prompt."""
-        rows = load(self.prompts.task).rows
-        num_rows = sum(len(rows[split]) for split in self.splits)
+        shape = shape_of(self.prompts.task)
+        num_rows = sum(shape.num_rows[split] for split in self.splits)
         shown = 1 + (self.demos.number if self.demos else 0)
-        flops = 2 * self.model.size() * mean_tokens(self.prompts.task) * shown
+        flops = 2 * self.model.size() * shape.num_tokens * shown
         return num_rows * (0.002 + flops / 4e10)
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

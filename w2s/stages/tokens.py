@@ -19,7 +19,7 @@ from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, model_location, revision_of
 from w2s.stages.transcripts import read_transcripts
-from w2s.tasks.base import load, mean_tokens
+from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -52,16 +52,15 @@ class Tokens(Stage):
 
     def row_tokens(self) -> float:
         """A rough number of tokens that a row has."""
-        return min(mean_tokens(self.prompts.task), self.max_length)
+        return min(shape_of(self.prompts.task).num_tokens, self.max_length)
 
     def num_rows(self, *splits: Split) -> int:
         """Rows of some splits."""
-        rows = load(self.prompts.task).rows
-        return sum(len(rows[split]) for split in splits)
+        return sum(shape_of(self.prompts.task).num_rows[split] for split in splits)
 
     def cost(self) -> float:
         """Estimated seconds on one core, at the rate of a fast tokenizer."""
-        return 0.1 + self.num_rows(*SPLITS) * mean_tokens(self.prompts.task) / 4e5
+        return 0.1 + self.num_rows(*SPLITS) * shape_of(self.prompts.task).num_tokens / 4e5
 
     def run(self, context: StageContext) -> None:
         """Write `index.parquet` (split, row_id) and `tokens.safetensors` (ids, lengths, pad_id)."""

@@ -6,6 +6,7 @@ name is its `kind`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import NamedTuple, Self, TypeVar, cast
@@ -125,14 +126,14 @@ class Task(Spec):
 R = TypeVar("R")
 
 
-def _once(function: Callable[[Task], R]) -> Callable[[Task], R]:
+def _kept(number: int) -> Callable[[Callable[[Task], R]], Callable[[Task], R]]:
     """`lru_cache` that keeps the signature: type checkers do not see that a spec has a hash."""
-    return cast("Callable[[Task], R]", lru_cache(maxsize=8)(function))
+    return lambda function: cast("Callable[[Task], R]", lru_cache(maxsize=number)(function))
 
 
-@_once
+@_kept(4)
 def load(task: Task) -> TaskData:
-    """The rows of a task, read once a process.
+    """The rows of a task; those of the last few tasks stay in memory.
 
     Raises:
         UserError: a split is empty, an id occurs twice, or a group is in two splits.
@@ -158,8 +159,28 @@ def load(task: Task) -> TaskData:
     return data
 
 
-@_once
-def mean_tokens(task: Task) -> float:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What there is to know of a task's rows without the rows."""
+
+    num_rows: dict[Split, int]
+    """Rows by split."""
+    num_tokens: float
     """A rough number of tokens a prompt has, from its length."""
-    rows = load(task).rows["test"]
-    return max(4.0, sum(len(row.prompt) for row in rows) / len(rows) / 4)
+    has_options: bool
+    """Whether rows are choices among whole texts."""
+    notes: tuple[str, ...]
+    """What the loader has to say."""
+
+
+@_kept(1024)
+def shape_of(task: Task) -> Shape:
+    """The shape of a task, whose rows are read for it once a process; see `load`."""
+    data = load(task)
+    rows = data.rows["test"]
+    return Shape(
+        num_rows={split: len(data.rows[split]) for split in SPLITS},
+        num_tokens=max(4.0, sum(len(row.prompt) for row in rows) / len(rows) / 4),
+        has_options=bool(rows[0].options),
+        notes=tuple(data.notes),
+    )

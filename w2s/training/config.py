@@ -120,7 +120,7 @@ class TrainConfig(Spec):
     head_init: Literal["random", "zero", "unembedding"] = "random"
     """Head at the start: N(0, 0.02) drawn from the seed, zeros, or the rows of the unembedding of
     the label words (Burns et al. 2023, appendix A)."""
-    label_words: tuple[str, ...] = ("0", "1")
+    label_words: tuple[str, ...] = Field(default=("0", "1"), min_length=1)
     """Words of the classes for `head_init = "unembedding"`; the head of pairs takes the last."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of matrices; norms, biases and embeddings have none."""
@@ -148,13 +148,19 @@ class TrainConfig(Spec):
     reads the end, where the answer is. The model's own limit applies too. No row is ever dropped,
     so that models with different tokenizers see the same rows."""
 
-    def check_classes(self, num_classes: int) -> None:
+    def check_classes(self, num_classes: int, *, options: bool = False) -> None:
         """Refuse a task for which the head has not one label word a class.
+
+        Args:
+            num_classes: of the task.
+            options: whether rows are choices among texts, whose one logit takes the last word.
 
         Raises:
             UserError: there are more or fewer words than classes.
         """
-        if self.head_init == "unembedding" and len(self.label_words) != num_classes:
+        if options or self.head_init != "unembedding":
+            return
+        if len(self.label_words) != num_classes:
             raise UserError(
                 f'head_init = "unembedding" needs a word for each of the {num_classes} classes of '
                 f"the task; label_words has {len(self.label_words)}: "
