@@ -12,6 +12,7 @@ from w2s.corpora.almanac import AlmanacCorpus
 from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
 from w2s.stages.finetune import Finetune
+from w2s.stages.models import model_key
 from w2s.stages.pretrain import Pretrain
 
 RUNGS = [
@@ -116,7 +117,7 @@ def test_a_ladder_that_reads_the_tasks_is_pretrained_once_for_all_of_them() -> N
         blocks=[{"name": "equal", "pairs": "equal"}],
     )
     planner = Planner(planned)
-    assert len({models["a"] for models in planner.models}) == 1
+    assert len({model_key(models["a"]) for models in planner.models}) == 1
 
 
 def test_a_block_with_another_recipe_has_its_own_stages_and_studies() -> None:

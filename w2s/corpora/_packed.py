@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from w2s.corpora.base import Corpus, Phase, RowGroup
 from w2s.errors import UserError
-from w2s.spec import Spec
+from w2s.spec import Spec, digest
 from w2s.training.optim import LearningRates
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ PADDING = "<|padding|>"
 
 class Reading(Spec):
     """Where documents come from."""
+
+    def __hash__(self) -> int:
+        """Equal readings are read once a process."""
+        return hash(digest(self))
 
     def documents(self) -> tuple[str, ...]:
         """The distinct documents, in a fixed order.

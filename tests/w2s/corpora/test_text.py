@@ -57,6 +57,10 @@ def updates(corpus: TextCorpus, number: int, seed: int = 0) -> list[RowGroup]:
     return [update[0] for update in groups]
 
 
+def reading(spec: TextCorpus) -> _packed.Reading:
+    return spec.reading()
+
+
 def test_the_tokenizer_gives_back_any_text(folder: Path) -> None:
     tokenizer = corpus(folder).tokenizer()
     for words in ("The owl lives.", "  naïve Ωmega 漢字\n\ttabs", "<b>&amp;</b> 3.14"):
@@ -119,14 +123,14 @@ def test_the_budget_is_rounded_up_to_updates(folder: Path) -> None:
 
 def test_a_budget_above_the_text_reads_it_again(folder: Path) -> None:
     spec = corpus(folder)
-    tokens = len(_packed._encoded(spec.reading(), spec.vocabulary_size).tokens)
+    tokens = len(_packed._encoded(reading(spec), spec.vocabulary_size).tokens)
     assert len(updates(spec, 3 * tokens // 64)) == 3 * tokens // 64
 
 
 def test_documents_with_a_held_out_text_are_left_out(folder: Path) -> None:
     held_out = [{"path": str(folder), "split": "test", "template": "{question}"}]
     spec = corpus(folder, held_out=held_out)
-    kept = _packed._documents(spec.reading())
+    kept = _packed._documents(reading(spec))
     assert len(kept) == len(PLACES) * (len(ANIMALS) - 2)
     assert not [document for document in kept if "newt" in document or "owl" in document]
     assert spec.fingerprint() != corpus(folder).fingerprint()
@@ -142,7 +146,7 @@ def test_a_held_out_text_is_found_word_for_word_only() -> None:
 
 def test_columns_of_lists_are_joined(folder: Path) -> None:
     spec = corpus(folder, template="{words}")
-    assert _packed._documents(spec.reading())[0] == "owl barn"
+    assert _packed._documents(reading(spec))[0] == "owl barn"
 
 
 def test_fingerprint_follows_the_files(folder: Path) -> None:
