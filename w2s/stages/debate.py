@@ -19,6 +19,7 @@ from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, ModelStage, model_key
+from w2s.stages.resume import finished_lines
 from w2s.stages.transcripts import TRANSCRIPTS_FILE
 from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
@@ -111,15 +112,6 @@ class Debate(Stage):
 
 
 def _read_finished(path: Path) -> dict[str, Transcript]:
-    """Debates that an earlier attempt finished; a line that was cut off is dropped."""
-    done: dict[str, Transcript] = {}
-    if not path.exists():
-        return done
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        transcript = Transcript.from_row(row)
-        done[transcript.question_id] = transcript
-    return done
+    """Debates that an earlier attempt finished."""
+    found = map(Transcript.from_row, finished_lines(path))
+    return {transcript.question_id: transcript for transcript in found}

@@ -32,6 +32,7 @@ from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit
 from w2s.stages.features import read_features
 from w2s.stages.models import Model, model_key, model_location
 from w2s.stages.predictions import read_targets, write_predictions
+from w2s.stages.resume import finished_lines
 from w2s.tasks.base import Demo, PromptTemplate, shape_of
 from w2s.types import Split
 
@@ -282,14 +283,5 @@ def _line(query: Query, scores: Scores) -> str:
 
 
 def _read_finished(path: Path) -> dict[str, Scores]:
-    """Scores by row that an earlier attempt finished; a line that was cut off is dropped."""
-    done: dict[str, Scores] = {}
-    if not path.exists():
-        return done
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        done[row["row_id"]] = tuple(row["scores"])
-    return done
+    """Scores by row that an earlier attempt finished."""
+    return {row["row_id"]: tuple(row["scores"]) for row in finished_lines(path)}
