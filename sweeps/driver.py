@@ -33,7 +33,6 @@ from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable
 from sweeps.trial import OBJECTIVE
 from sweeps.tune import run_trials
 from w2s.stages.evaluate import read_evaluation
-from w2s.tasks.base import shape_of
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +87,6 @@ class Session:
         self.store.check_writable()
         check_reachable(runtime.tracking_uri)
         self.planner = Planner(sweep)
-        for task in sweep.tasks:
-            shape_of(task)
         self.planner.check()
         self.local_dir = local_dir(self.store)
         self.studies = studies_dir(self.store)

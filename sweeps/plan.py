@@ -114,11 +114,14 @@ class Planner:
         ]
 
     def check(self) -> None:
-        """Build every cell once, so that what cannot be is said before anything runs.
+        """Read every task and build every cell once: what cannot be is said before anything runs.
 
         Raises:
-            UserError: a loss has no formula for a task, or a method has no place in a ladder.
+            UserError: data are not as they should be, a loss or a head does not fit a task, or a
+                method has no place in a ladder.
         """
+        for task in self.sweep.tasks:
+            shape_of(task)
         for cell in self.cells():
             where = f"block {cell.block!r}, task {self.task_label(cell.task_index)}"
             try:
