@@ -112,7 +112,8 @@ def measure(num_probes: int, rows: int, width: int, num_workers: int) -> dict[st
         store = ArtifactStore(folder)
         for stage in (features, labels):
             assert not run_stage(stage, store).cause
-        # Each process is up, with its libraries, before the clock starts.
+        # Libraries are loaded, and the processes are up, before the clock starts.
+        _run(folder, probes[0].model_copy(update={"seed": num_probes}))
         list(pool.map(_ready, range(num_workers), chunksize=1))
         started = time.perf_counter()
         cpu_s = 0.0
