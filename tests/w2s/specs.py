@@ -184,6 +184,8 @@ OTHER: dict[tuple[str, str], Any] = {
     ("TrainConfig", "betas"): (0.8, 0.99),
     ("TrainConfig", "label_words"): ("no", "yes"),
     ("LoraConfig", "target_modules"): ("q_proj",),
+    ("Finetune", "predicts"): ("weak_train", "strong_train", "val", "test"),
+    ("Probe", "predicts"): ("weak_train", "strong_train", "val", "test"),
     ("GenerativeFinetune", "splits"): ("weak_train", "strong_train"),
     ("Experiment", "ladder"): {"other": PretrainedModel(path="somewhere")},
     ("DebatePrompts", "first"): "{question} other",

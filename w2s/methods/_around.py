@@ -24,6 +24,10 @@ class Around(Method):
         """Those of the method within."""
         return self.of.members(setup)
 
+    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+        """Those of the method within."""
+        return self.of.transcripts(setup)
+
     def supervision(self, setup: Setup) -> Stage:
         """That of the method within."""
         return self.of.supervision(setup)

@@ -43,6 +43,13 @@ class Method(Spec):
         """Supervisors whose predictions are combined, for an ensemble; none for the others."""
         return ()
 
+    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+        """What its supervisors read about each row, such as debates: one stage a supervisor.
+
+        Empty for the methods whose supervisors read the rows alone.
+        """
+        return ()
+
     def supervision(self, setup: Setup) -> Stage:
         """The stage whose predictions on `strong_train` are the weak labels."""
         raise NotImplementedError

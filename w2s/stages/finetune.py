@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
@@ -23,7 +23,7 @@ from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.stages.tokens import Tokens, TokenTable, read_tokens
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
-from w2s.types import Split
+from w2s.types import SPLITS, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,16 @@ WEIGHTS_FOLDER = "weights"
 SCORED: tuple[Split, ...] = ("val", "test")
 """Splits that are predicted at every checkpoint."""
 PREDICTED: tuple[Split, ...] = ("strong_train", *SCORED)
+"""Splits that are predicted unless a stage says otherwise."""
+
+
+def with_scored(splits: tuple[Split, ...]) -> tuple[Split, ...]:
+    """The splits in the order of the task, `val` and `test` among them."""
+    return tuple(split for split in SPLITS if split in (*splits, *SCORED))
 
 
 class Finetune(Stage):
-    """A classifier finetuned on one split; it predicts `strong_train`, `val` and `test`.
+    """A classifier finetuned on one split; it predicts the splits of `predicts`.
 
     Weights are written only with `save_weights`: predictions are what later stages need.
     """
@@ -66,6 +72,13 @@ class Finetune(Stage):
     """Seed of the head and of the order of the rows."""
     save_weights: bool = False
     """Whether the finetuned weights are kept."""
+    predicts: tuple[Split, ...] = PREDICTED
+    """Splits whose rows are predicted; `val` and `test` are always among them."""
+
+    @field_validator("predicts")
+    @classmethod
+    def _scored_are_predicted(cls, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+        return with_scored(splits)
 
     @property
     def prompts(self) -> Prompts:
@@ -101,7 +114,8 @@ class Finetune(Stage):
         steps = self.train.epochs * max(1, learned // self.train.batch_size)
         flops = self.model.size() * self.tokens.row_tokens() * 2
         scored = self.tokens.num_rows(*SCORED) * max(1, self.train.num_checkpoints)
-        predicted = self.tokens.num_rows("strong_train") + scored
+        others = [split for split in self.predicts if split not in SCORED]
+        predicted = self.tokens.num_rows(*others) + scored
         step_s = 0.006 + 3 * flops * self.train.batch_size / 2e10
         return 0.3 + steps * step_s + predicted * flops / 4e10
 
@@ -176,7 +190,8 @@ class Finetune(Stage):
         selected = recorder.selected_step(num_steps)
         if selected < num_steps:
             classifier.load_state_dict(best, strict=False)
-        labelled = table.where((table.index["split"] == "strong_train").to_numpy())
+        others = [split for split in self.predicts if split not in SCORED]
+        labelled = table.where(table.index["split"].isin(others).to_numpy())
         scored_logprobs_NC = recorder.logprobs_at(selected)
         if scored_logprobs_NC is None:
             scored_logprobs_NC = logprobs_of(scored)

@@ -4,13 +4,13 @@ import math
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.features import Features, FeatureTable, read_features
-from w2s.stages.finetune import PREDICTED, SCORED
+from w2s.stages.finetune import PREDICTED, SCORED, with_scored
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.training.config import ProbeConfig
@@ -18,7 +18,7 @@ from w2s.types import Split
 
 
 class Probe(Stage):
-    """A linear classifier on features; it predicts `strong_train`, `val` and `test`.
+    """A linear classifier on features; it predicts the splits of `predicts`.
 
     It leaves what a `Finetune` leaves, and its head, from which a `Finetune` can start.
     """
@@ -39,6 +39,13 @@ class Probe(Stage):
     """Optimizer and epochs."""
     seed: int = Field(ge=0)
     """Seed of the order of the rows."""
+    predicts: tuple[Split, ...] = PREDICTED
+    """Splits whose rows are predicted; `val` and `test` are always among them."""
+
+    @field_validator("predicts")
+    @classmethod
+    def _scored_are_predicted(cls, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+        return with_scored(splits)
 
     @property
     def name(self) -> str:
@@ -100,7 +107,7 @@ class Probe(Stage):
         )
         if best:
             (head,) = best
-        predicted = np.isin(split_of, PREDICTED)
+        predicted = np.isin(split_of, self.predicts)
         write_predictions(
             context.output_dir,
             split_of[predicted].tolist(),

@@ -7,11 +7,12 @@ the other) is decided here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from serving.debate.protocols.base import DebateProtocol
+from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.losses.xent import Xent
 from w2s.models.source import PretrainedModel, require_decoder
@@ -21,7 +22,7 @@ from w2s.stages.debate import Debate
 from w2s.stages.demos import Demonstrations
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
-from w2s.stages.finetune import Finetune
+from w2s.stages.finetune import PREDICTED, Finetune
 from w2s.stages.models import Model
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
@@ -57,6 +58,25 @@ class Setup:
     """How debates go."""
     seed: int
     """Replicate."""
+    speakers: Mapping[str, Model] = field(default_factory=dict)
+    """Models of the sweep that only argue, judge or label in context, by name."""
+
+    def named(self, name: str) -> Model:
+        """The model that a method's field names.
+
+        Args:
+            name: `weak`, `strong`, a rung of the ladder, or a speaker of the sweep.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        models = {**self.ladder, **self.speakers, "weak": self.weak, "strong": self.strong}
+        if name not in models:
+            raise UserError(
+                f"no model {name!r}; models: weak, strong, "
+                f"{', '.join([*self.ladder, *self.speakers])}"
+            )
+        return models[name]
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -125,6 +145,7 @@ class Setup:
         transcripts: Stage | None = None,
         start: Stage | None = None,
         save_weights: bool = False,
+        predicts: tuple[Split, ...] = PREDICTED,
     ) -> Finetune | Probe:
         """A classifier trained as the recipe's mode says.
 
@@ -139,6 +160,7 @@ class Setup:
             transcripts: debates in its input.
             start: classifier whose weights it starts from.
             save_weights: whether its weights are kept.
+            predicts: splits whose rows it predicts, besides `val` and `test`.
         """
         probe = recipe.probe if recipe.mode in ("probe", "probe_then_finetune") else None
         if probe is not None and start is None:
@@ -150,6 +172,7 @@ class Setup:
                 loss=loss,
                 train=probe,
                 seed=self.seed,
+                predicts=predicts if recipe.mode == "probe" else PREDICTED,
             )
             if recipe.mode == "probe":
                 return start
@@ -164,6 +187,7 @@ class Setup:
             train=recipe,
             seed=self.seed,
             save_weights=save_weights,
+            predicts=predicts,
         )
 
     def supervisor(
@@ -171,18 +195,29 @@ class Setup:
         transcripts: Stage | None = None,
         *,
         model: Model | None = None,
+        labels: Stage | None = None,
         save_weights: bool = False,
+        predicts: tuple[Split, ...] = PREDICTED,
     ) -> Finetune | Probe:
-        """The weak model trained on truth of `weak_train`; transcripts go into its input."""
+        """The weak model trained on truth of `weak_train`; transcripts go into its input.
+
+        Args:
+            transcripts: debates in its input.
+            model: another base model than the weak one.
+            labels: labels of `weak_train` with other weights or targets than the plain truth.
+            save_weights: whether its weights are kept.
+            predicts: splits whose rows it predicts, besides `val` and `test`.
+        """
         return self.classifier(
             model or self.weak,
-            self.truth("weak_train"),
+            labels or self.truth("weak_train"),
             "weak_train",
             recipe=self.supervisor_train,
             loss=Xent(),
             val_labels=self.truth("val"),
             transcripts=transcripts,
             save_weights=save_weights,
+            predicts=predicts,
         )
 
     def student(
