@@ -58,6 +58,10 @@ class Completion:
     """Tokens drawn."""
     finish_reason: str
     """`length` at `max_tokens`, `stop` at the end-of-text token or a stop string."""
+    num_prompt_tokens: int = 0
+    """Tokens of the prompt; 0 where the server does not say."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that the server's prefix cache had read already."""
 
 
 def seed_of(*coordinates: str | int) -> int:

@@ -176,7 +176,13 @@ class SeededLLMServer(LLMServer):
             final = output
         assert final is not None, "the engine ended a request without output"
         result = final.outputs[0]
-        return Completion(result.text, len(result.token_ids), str(result.finish_reason))
+        return Completion(
+            result.text,
+            len(result.token_ids),
+            str(result.finish_reason),
+            len(final.prompt_token_ids or ()),
+            final.num_cached_tokens or 0,
+        )
 
     def _client(self) -> Any:
         assert self.engine is not None, "the engine has not started"
