@@ -23,6 +23,11 @@ Scores = tuple[float, ...]
 """Log-probability of each choice as what comes after one prompt, in nats."""
 OnCompletion = Callable[[int, Completion], None]
 OnScores = Callable[[int, Scores], None]
+Text = str | tuple[str, ...]
+"""What a classifier reads: one text, or the texts of a row that it chooses among."""
+Probabilities = tuple[float, ...]
+"""Probability of each class; they add up to 1."""
+OnProbabilities = Callable[[int, Probabilities], None]
 
 
 class RequestPolicy(ServingSpec, frozen=True):
@@ -93,6 +98,22 @@ class CompletionClient(Protocol):
         """
         ...
 
+    async def classify(
+        self, texts: Sequence[Text], on_probabilities: OnProbabilities | None = None
+    ) -> list[Probabilities]:
+        """Class probabilities of every text, by a served classifier.
+
+        Args:
+            texts: what it reads.
+            on_probabilities: called with a text's index and probabilities as soon as its request
+            is done.
+
+        Raises:
+            CompletionFailed: a request failed for good, or the model is no classifier; the other
+            requests were cancelled.
+        """
+        ...
+
     def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece; the pieces add up to the text."""
         ...
@@ -123,6 +144,10 @@ class Transport(Protocol):
         self, prompts: Sequence[str], choices: Sequence[str], timeout_s: float
     ) -> list[Scores]:
         """Score the choices after the prompts of one request; raises as `send` does."""
+        ...
+
+    async def classify(self, texts: Sequence[Text], timeout_s: float) -> list[Probabilities]:
+        """Class probabilities of the texts of one request; raises as `send` does."""
         ...
 
     def stream(
@@ -188,6 +213,17 @@ class BatchingClient:
             len(prompts),
             lambda part: self._transport.score(prompts[part], choices, timeout_s),
             on_scores,
+        )
+
+    async def classify(
+        self, texts: Sequence[Text], on_probabilities: OnProbabilities | None = None
+    ) -> list[Probabilities]:
+        """Class probabilities of every text; see `CompletionClient.classify`."""
+        timeout_s = self._policy.timeout_s
+        return await self._in_requests(
+            len(texts),
+            lambda part: self._transport.classify(texts[part], timeout_s),
+            on_probabilities,
         )
 
     async def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:

@@ -18,7 +18,14 @@ import httpx
 from pydantic import Field
 
 from serving.backends.base import Backend
-from serving.client import BatchingClient, CompletionClient, RequestPolicy, Scores
+from serving.client import (
+    BatchingClient,
+    CompletionClient,
+    Probabilities,
+    RequestPolicy,
+    Scores,
+    Text,
+)
 from serving.errors import CompletionFailed, ServingInputError, TransientFailure
 from serving.messages import Completion, Sampling
 from serving.models import Endpoint, Placement, ServedModel
@@ -123,6 +130,18 @@ class HttpTransport:
             return [await self._score_first_tokens(prompt, choices, timeout_s)]
         return [await self._score_echo(prompt, choices, timeout_s)]
 
+    async def classify(self, texts: Sequence[Text], timeout_s: float) -> list[Probabilities]:
+        """Class probabilities from the `classify` route of `w2s serve`; see `Transport.classify`.
+
+        It hangs beside `/v1`.
+        """
+        url = f"{self._endpoint.base_url.removesuffix('/v1')}/classify"
+        body = {"model": self._endpoint.model, "input": list(texts)}
+        reply = await self._post(body, timeout_s, url)
+        with self._expecting("class probabilities", reply):
+            data = sorted(reply["data"], key=lambda item: item["index"])
+            return [tuple(map(float, item["probs"])) for item in data]
+
     async def stream(
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
     ) -> AsyncIterator[str]:
@@ -199,10 +218,10 @@ class HttpTransport:
                 )
         return tuple(float(listed[choice]) for choice in choices)
 
-    async def _post(self, body: dict[str, Any], timeout_s: float) -> Any:
-        """The reply to one request, as JSON."""
+    async def _post(self, body: dict[str, Any], timeout_s: float, url: str = "") -> Any:
+        """The reply to one request, as JSON; to the completions route unless told otherwise."""
         try:
-            response = await self._http.post(self._url(), json=body, timeout=timeout_s)
+            response = await self._http.post(url or self._url(), json=body, timeout=timeout_s)
         except httpx.TransportError as error:
             raise TransientFailure(f"{self._url()}: {error or type(error).__name__}") from error
         self._check(response.status_code, response.text, response.headers)

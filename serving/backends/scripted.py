@@ -12,7 +12,14 @@ from typing import Literal
 from pydantic import Field
 
 from serving.backends.base import Backend
-from serving.client import BatchingClient, CompletionClient, RequestPolicy, Scores
+from serving.client import (
+    BatchingClient,
+    CompletionClient,
+    Probabilities,
+    RequestPolicy,
+    Scores,
+    Text,
+)
 from serving.debate.prompts import first_words
 from serving.messages import Completion, Sampling
 from serving.models import Endpoint, Placement, ServedModel
@@ -64,6 +71,19 @@ class ScriptedTransport:
         self.prompts.extend(prompts)
         counts = [[1 + prompt.count(choice) for choice in choices] for prompt in prompts]
         return [tuple(math.log(count / sum(row)) for count in row) for row in counts]
+
+    async def classify(self, texts: Sequence[Text], timeout_s: float) -> list[Probabilities]:
+        """Of two classes, by how many of a text's words are capitalised; of options, by length."""
+        found: list[Probabilities] = []
+        for text in texts:
+            if isinstance(text, str):
+                words = text.split()
+                share = (1 + sum(word[0].isupper() for word in words)) / (2 + len(words))
+                found.append((1 - share, share))
+            else:
+                total = sum(1 + len(option) for option in text)
+                found.append(tuple((1 + len(option)) / total for option in text))
+        return found
 
     async def stream(
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float

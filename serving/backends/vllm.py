@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from serving.backends.base import Backend
-from serving.client import BatchingClient, CompletionClient, RequestPolicy, Scores
+from serving.client import (
+    BatchingClient,
+    CompletionClient,
+    Probabilities,
+    RequestPolicy,
+    Scores,
+    Text,
+)
 from serving.errors import CompletionFailed, DeploymentFailed, ServingInputError, TransientFailure
 from serving.messages import Completion, Sampling
 from serving.models import Endpoint, Placement, ServedModel, check_servable
@@ -125,6 +132,10 @@ class HandleTransport:
     ) -> list[Scores]:
         """Score the choices after the prompts of one request; see `Transport.score`."""
         return await self._answer("score_batch", list(prompts), list(choices))
+
+    async def classify(self, texts: Sequence[Text], timeout_s: float) -> list[Probabilities]:
+        """Classify the texts of one request; see `Transport.classify`."""
+        return await self._answer("classify_batch", list(texts))
 
     async def stream(
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
