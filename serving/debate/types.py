@@ -1,24 +1,26 @@
-"""The values of a debate: a `Question`, two `Speaker`s, their `Turn`s and the `Transcript`.
+"""The values of a debate: a `Question`, its `Speaker`s, their `Turn`s and the `Transcript`.
 
-A `Side` (A or B) is who speaks; a `Position` is what that side defends. The two are independent:
-which position a side gets is drawn anew for every question.
+A `Side` is who speaks: debater A or B, or the judge who asks. A `Position` is what a debater
+defends. The two are independent: which position a side gets is drawn anew for every question.
 """
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from serving.client import CompletionClient
 
-Side = Literal["A", "B"]
-Position = Literal["correct", "incorrect"]
-SIDES: tuple[Side, ...] = get_args(Side)
-POSITIONS: tuple[Position, ...] = get_args(Position)
+Side = Literal["A", "B", "judge"]
+Position = Literal["correct", "incorrect", ""]
+"""What is defended; empty for a judge, who defends nothing."""
+SIDES: tuple[Side, ...] = ("A", "B")
+"""The debaters."""
+POSITIONS: tuple[Position, ...] = ("correct", "incorrect")
 
 
 def other(position: Position) -> Position:
-    """The position that a speaker's opponent defends."""
-    return "incorrect" if position == "correct" else "correct"
+    """The position that a speaker's opponent defends; none for none."""
+    return {"correct": "incorrect", "incorrect": "correct", "": ""}[position]  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,15 @@ class Question:
     """Stable across runs; seeds are made from it."""
     text: str
     """The question with the proposed answer, as the debaters read it; never its label."""
+    passage: str = ""
+    """The part of `text` that quotes are checked against; empty where there is none."""
+    judge_text: str = ""
+    """The question as the judge reads it where that differs, such as without its passage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A model that argues for one side."""
+    """A model that argues, asks or chooses."""
 
     model: str
     """Name of the model."""
@@ -63,6 +69,12 @@ class Turn:
     """Name of the model that spoke."""
     model_digest: str
     """What identifies its weights."""
+    round: int = 0
+    """Round it was made in, counted from 0; turns of one round do not read each other."""
+    thinking: str = ""
+    """What the speaker wrote for itself; nobody else reads it."""
+    candidates: tuple[str, ...] = ()
+    """All that was drawn where the best of several was taken; `text` is one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,9 @@ class Transcript:
     seed: int
     """Seed of the debate; turns and sides are drawn from it and the question's id."""
     turns: tuple[Turn, ...]
-    """Speeches in the order they were made."""
+    """Speeches and questions in the order they were made."""
+    chosen: Position = ""
+    """What the protagonist of an open debate chose to defend; empty in other debates."""
 
     def position_of(self, side: Side) -> Position:
         """What a side defended.
@@ -98,6 +112,7 @@ class Transcript:
             "protocol": self.protocol,
             "prompts_digest": self.prompts_digest,
             "seed": self.seed,
+            "chosen": self.chosen,
             "turns": json.dumps([asdict(turn) for turn in self.turns], ensure_ascii=False),
         }
 
@@ -109,5 +124,13 @@ class Transcript:
             protocol=row["protocol"],
             prompts_digest=row["prompts_digest"],
             seed=int(row["seed"]),
-            turns=tuple(Turn(**turn) for turn in json.loads(row["turns"])),
+            turns=read_turns(row["turns"]),
+            chosen=row["chosen"],
         )
+
+
+def read_turns(text: str) -> tuple[Turn, ...]:
+    """The turns of a transcript from their JSON."""
+    return tuple(
+        Turn(**{**turn, "candidates": tuple(turn["candidates"])}) for turn in json.loads(text)
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
@@ -36,7 +36,14 @@ class Debate(Stage):
     lane: ClassVar[Lane] = "serve"
 
     debater: Model
-    """Model both sides speak with."""
+    """Model that argues; for both sides, unless there is an opponent."""
+    opponent: Model | None = None
+    """Model that speaks for side B, in open debates for the side that was not chosen; None: the
+    debater."""
+    judge: Model | None = None
+    """Model that asks questions or chooses among candidates, in protocols that have it."""
+    against: SerializeAsAny[Stage] | None = None
+    """Predictions of all debated rows, in protocols that argue against what a model picked."""
     prompts: Prompts
     """The questions."""
     templates: DebatePrompts
@@ -60,8 +67,13 @@ class Debate(Stage):
 
     @property
     def served_models(self) -> "tuple[Stage | BaseModel, ...]":
-        """The debater."""
-        return (self.debater,)
+        """All that speak."""
+        models = {
+            model_key(model): model
+            for model in (self.debater, self.opponent, self.judge)
+            if model is not None
+        }
+        return tuple(models.values())
 
     def cost(self) -> float:
         """Estimated seconds on one core, at the rate of a small model."""

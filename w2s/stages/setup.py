@@ -98,18 +98,38 @@ class Setup:
         weak, strong = rungs.index(self.weak), rungs.index(self.strong)
         return tuple(rungs[weak + 1 : strong])
 
-    def debate(self, debater: Model) -> Debate:
-        """Debates by two instances of `debater` about every row, at this seed.
+    def debate(
+        self,
+        debater: Model,
+        *,
+        opponent: Model | None = None,
+        judge: Model | None = None,
+        protocol: DebateProtocol | None = None,
+        against: Stage | None = None,
+    ) -> Debate:
+        """Debates about every row, at this seed.
+
+        Args:
+            debater: who argues.
+            opponent: who speaks for the other side; None: the same model.
+            judge: who asks questions or chooses among candidates, where the protocol has that;
+                None: the weak model.
+            protocol: how debates go; None: the sweep's.
+            against: predictions of all rows, for protocols that argue against what a model picked.
 
         Raises:
-            UserError: the model is an encoder.
+            UserError: a model is an encoder, or the protocol does not fit the task or what is given.
         """
+        protocol = protocol or self.protocol
         _require_decoder(debater, "a debate")
         return Debate(
             debater=debater,
+            opponent=opponent,
+            judge=judge,
+            against=against,
             prompts=self.prompts,
             templates=self.task.debate_prompts(),
-            protocol=self.protocol,
+            protocol=protocol,
             seed=self.seed,
         )
 
