@@ -13,13 +13,12 @@ attempt after a crash asks only for what is missing.
 """
 
 import asyncio
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,9 +29,10 @@ from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit, word_vectors
 from w2s.stages.features import read_features
-from w2s.stages.models import Model, model_key, model_location
+from w2s.stages.models import Model, model_key
 from w2s.stages.predictions import read_targets, write_predictions
-from w2s.stages.resume import finished_lines
+from w2s.stages.resume import appending, finished_lines
+from w2s.stages.window import window_of
 from w2s.tasks.base import Demo, PromptTemplate, shape_of
 from w2s.types import Split
 
@@ -107,15 +107,12 @@ class Prompted(Stage):
         path = context.output_dir / FINISHED_FILE
         done = _read_finished(path)
         waiting = [query for query in queries if query.row_id not in done]
-        with path.open("a", encoding="utf-8") as file:
-            if path.stat().st_size:
-                file.write("\n")  # the last line may have been cut off
+        with appending(path) as append:
 
             def finished(index: int, scores: Scores) -> None:
                 query = waiting[index]
                 done[query.row_id] = scores
-                file.write(_line(query, scores))
-                file.flush()
+                append({"row_id": query.row_id, "scores": scores, "demos": query.demos})
                 context.progress(len(done), len(queries), {})
 
             client = context.clients[model_key(self.model)]
@@ -247,23 +244,9 @@ def _limit(
     model: Model, template: PromptTemplate, context: StageContext
 ) -> tuple[Callable[[str], int], int]:
     """How a prompt is counted with its longest label, and the most tokens of both together."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from w2s.models.classifier import longest_input
-
-    location = str(model_location(model, context))
-    revision = getattr(model, "revision", None) or "main"
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, revision=revision))
-    config = AutoConfig.from_pretrained(location, revision=revision)
-
-    def length(text: str) -> int:
-        return len(tokenizer(text, verbose=False)["input_ids"])
-
-    longest = max(template.labels, key=lambda label: length(template.render("") + label))
-    limits = [longest_input(config), tokenizer.model_max_length]
-    known = [limit for limit in limits if limit is not None]
-    # A server that echoes a prompt with its label makes room for one token more.
-    return lambda text: length(text + longest), min(known) - 1
+    window = window_of(model, context)
+    longest = max(template.labels, key=lambda label: window.count(template.render("") + label))
+    return lambda text: window.count(text + longest), window.max_tokens
 
 
 def _features(folder: Path, rows: pd.DataFrame) -> Any:
@@ -276,10 +259,6 @@ def _features(folder: Path, rows: pd.DataFrame) -> Any:
     if (positions < 0).any():
         raise ValueError(f"{int((positions < 0).sum())} rows have no features in {folder.name}")
     return unit(table.features[positions].numpy())
-
-
-def _line(query: Query, scores: Scores) -> str:
-    return json.dumps({"row_id": query.row_id, "scores": scores, "demos": query.demos}) + "\n"
 
 
 def _read_finished(path: Path) -> dict[str, Scores]:
