@@ -60,6 +60,57 @@ class Rung(Spec):
         return self
 
 
+class SpeakerEntry(Spec):
+    """A model that only argues, judges or labels in context: from outside, or behind a URL.
+
+    Everything after `system` says where and on which conditions a server is asked. None of it is
+    part of a result's identity.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name by which methods name it."""
+    model: str
+    """Folder or hub id of a model to be served like a rung; with `base_url` its id there."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id; with `base_url` a word of your own that tells versions
+    behind one id apart, such as a date."""
+    base_url: str | None = None
+    """URL of an OpenAI-compatible server, such as `https://api.openai.com/v1`."""
+    chat: bool = False
+    """Whether prompts go as a user's message to `/chat/completions`; else to `/completions`."""
+    system: str = ""
+    """System message of every chat; empty: none."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the key; None: the server wants none."""
+    top_logprobs: int = Field(default=0, ge=0)
+    """Most likely first tokens to ask for when label words are scored (OpenAI gives up to 20); 0
+    asks the server to echo the prompt's log-probabilities, which exact scores need."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name of the field that bounds an answer; newer models of OpenAI want the second."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests in any 60 seconds at most; None: as many as are in flight."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Tokens in and out in any 60 seconds at most; None: no limit."""
+    max_requests: int | None = Field(default=None, ge=1)
+    """Budget of the sweep in requests, over all its runs; None: no limit."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Budget of the sweep in tokens, in and out, over all its runs; None: no limit."""
+    price_per_million: tuple[float, float] | None = None
+    """Price of a million tokens in and of a million out, for the estimate of `w2s plan`."""
+
+    @model_validator(mode="after")
+    def _conditions_are_of_a_server(self) -> Self:
+        given = sorted(self.model_fields_set - {"name", "model", "revision", "base_url"})
+        if self.base_url is None and given:
+            raise ValueError(
+                f"speaker {self.name!r}: {', '.join(given)} need `base_url`; without it the model "
+                "is a folder or hub id that the sweep serves"
+            )
+        if self.system and not self.chat:
+            raise ValueError(f"speaker {self.name!r}: `system` needs `chat = true`")
+        return self
+
+
 class Block(Spec):
     """A grid of pairs, methods and losses, each cell searched if a space is given."""
 
@@ -152,6 +203,8 @@ class Sweep(Spec):
     """Tasks; a single one may be written as `[task]`."""
     ladder: tuple[Rung, ...] = Field(min_length=1)
     """Models, smallest first."""
+    speakers: tuple[SpeakerEntry, ...] = ()
+    """Models beside the ladder that methods can name as debater, judge or teacher in context."""
     supervisor: TrainConfig = TrainConfig()
     """Recipe of weak supervisors."""
     student: TrainConfig = TrainConfig()
@@ -198,6 +251,14 @@ class Sweep(Spec):
         names = [rung.name for rung in self.ladder]
         if len(set(names)) != len(names):
             raise ValueError(f"rung names must differ; found {names}")
+        taken = {*names, "weak", "strong"}
+        for speaker in self.speakers:
+            if speaker.name in taken:
+                raise ValueError(
+                    f"speaker {speaker.name!r}: the name is taken by a rung, a role or another "
+                    "speaker; choose another"
+                )
+            taken.add(speaker.name)
         blocks = [block.name for block in self.blocks]
         if len(set(blocks)) != len(blocks):
             raise ValueError(f"block names must differ; found {blocks}")
@@ -303,6 +364,9 @@ class Runtime(Spec):
     """Training gangs."""
     serve: Placement = Placement()
     """Served models."""
+    completions_cache: str | None = None
+    """Folder for what speakers behind a URL have answered and spent; None: `.completions` in the
+    store, or in a cache folder of the machine where the store is a URL."""
 
 
 def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tuple[Sweep, Runtime]:

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from sweeps.config import Block, Recipes, Rung, Sweep
+from sweeps.config import Block, Recipes, Rung, SpeakerEntry, Sweep
 from sweeps.space import Distribution, Value, has_field, split_path, with_fields
 from w2s.corpora.base import Corpus
 from w2s.errors import UserError
 from w2s.experiment import Experiment, Roles
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
-from w2s.models.source import PretrainedModel, resolve
+from w2s.models.remote import RemoteModel
+from w2s.models.source import PretrainedModel, require_decoder, resolve
 from w2s.spec import canonical, digest
 from w2s.stages.base import Stage, closure
 from w2s.stages.finetune import Finetune
@@ -112,6 +113,7 @@ class Planner:
         self.models = [
             {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
         ]
+        self.speakers = {entry.name: self._speaker(entry) for entry in sweep.speakers}
 
     def check(self) -> None:
         """Read every task and build every cell once: what cannot be is said before anything runs.
@@ -136,12 +138,7 @@ class Planner:
 
     def _model(self, rung: Rung, task: Task) -> Model:
         if rung.model is not None:
-            source = (rung.model, rung.revision)
-            if source not in self._sources:
-                self._sources[source] = resolve(
-                    PretrainedModel(path=rung.model, revision=rung.revision)
-                )
-            return self._sources[source]
+            return self._source(rung.model, rung.revision)
         assert rung.architecture is not None
         assert rung.corpus is not None
         corpus = rung.corpus.bind(task, self.sweep.tasks)
@@ -153,6 +150,24 @@ class Planner:
             data=self._corpora[corpus],
             seed=rung.seed,
         )
+
+    def _speaker(self, entry: SpeakerEntry) -> Model:
+        if entry.base_url is None:
+            source = self._source(entry.model, entry.revision)
+            require_decoder(source, f"speaker {entry.name!r}")
+            return source
+        return RemoteModel(
+            name=entry.name,
+            model=entry.model,
+            revision=entry.revision or "",
+            chat=entry.chat,
+            system=entry.system,
+        )
+
+    def _source(self, path: str, revision: str | None) -> PretrainedModel:
+        if (path, revision) not in self._sources:
+            self._sources[path, revision] = resolve(PretrainedModel(path=path, revision=revision))
+        return self._sources[path, revision]
 
     def cells(self) -> list[Cell]:
         """Every cell of every block, in the order of the file."""
@@ -184,6 +199,7 @@ class Planner:
             weak=self.models[cell.task_index][cell.weak],
             strong=self.models[cell.task_index][cell.strong],
             ladder=self.models[cell.task_index],
+            speakers=self.speakers,
             method=point.method,
             loss=point.loss,
             supervisor_train=cell.recipes.supervisor,

@@ -2,20 +2,22 @@
 
 An experiment names the task, the pair, the method, the loss and the recipes. At each seed it gives
 four evaluations to run: the floor (weak model alone), the supervisor (weak model as the method
-assists it), the student and the ceiling.
+assists it), the student and the ceiling; and, where supervisors read debates, what these did.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from serving.debate.protocols.base import DebateProtocol
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.spec import Spec
+from w2s.stages.base import Stage
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.models import Model
+from w2s.stages.oversight import Oversight
 from w2s.stages.setup import Setup
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
@@ -37,11 +39,18 @@ class Roles:
     """Supervisors that an ensemble combines, each scored alone."""
     arms: dict[str, Evaluate] = field(default_factory=dict)
     """What else the method has scored, by name."""
+    oversight: tuple[Oversight, ...] = ()
+    """What the supervisors' transcripts did to them, one a supervisor; of two classes only."""
 
-    def __iter__(self) -> Iterator[Evaluate]:
+    @property
+    def evaluations(self) -> tuple[Evaluate, ...]:
         """All evaluations: floor, ceiling, supervisor, members, arms, student."""
-        yield from (self.floor, self.ceiling, self.supervisor, *self.members)
-        yield from (*self.arms.values(), self.student)
+        first = (self.floor, self.ceiling, self.supervisor, *self.members)
+        return (*first, *self.arms.values(), self.student)
+
+    def __iter__(self) -> Iterator[Stage]:
+        """All there is to run: evaluations and oversight."""
+        yield from (*self.evaluations, *self.oversight)
 
 
 class Experiment(Spec):
@@ -57,6 +66,8 @@ class Experiment(Spec):
     """Base model of student and ceiling."""
     ladder: dict[str, Model]
     """All models of the sweep by the name of their rung, smallest first; both are among them."""
+    speakers: dict[str, Model] = Field(default_factory=dict)
+    """Models of the sweep that only argue, judge or label in context, by name."""
     method: SerializeAsAny[Method]
     """How the student is supervised."""
     loss: SerializeAsAny[Loss]
@@ -78,6 +89,7 @@ class Experiment(Spec):
             weak=self.weak,
             strong=self.strong,
             ladder=self.ladder,
+            speakers=self.speakers,
             loss=self.loss,
             supervisor_train=self.supervisor_train,
             student_train=self.student_train,
@@ -102,4 +114,22 @@ class Experiment(Spec):
             members=tuple(
                 setup.evaluate_supervisor(member) for member in self.method.members(setup)
             ),
+            oversight=self._oversight(setup, supervision),
+        )
+
+    def _oversight(self, setup: Setup, supervision: Stage) -> tuple[Oversight, ...]:
+        transcripts = self.method.transcripts(setup)
+        if not transcripts or self.task.num_classes != 2:
+            return ()
+        supervisors = self.method.members(setup) or (supervision,)
+        unaided = self.method.unaided(setup)
+        return tuple(
+            Oversight(
+                transcripts=read,
+                judged=supervisor,
+                unaided=unaided,
+                truths=(setup.truth("val"), setup.truth("test")),
+                prompts=setup.prompts,
+            )
+            for read, supervisor in zip(transcripts, supervisors, strict=True)
         )

@@ -191,3 +191,30 @@ def test_data_below_the_data_root_come_first(tmp_path: Path) -> None:
     assert load(other, [root])[0].tasks[0].model_dump()["path"] == "lab/other"
     with pytest.raises(UserError, match=r"runtime.data_root: no folder"):
         load(path, ["runtime.data_root='/nowhere'"])
+
+
+SPEAKER = '[[speakers]]\nname = "gpt"\nmodel = "gpt-4o"\n'
+
+
+def test_speakers_are_models_to_be_served_or_ids_at_a_url(tmp_path: Path) -> None:
+    server = 'base_url = "https://api.example.com/v1"\nchat = true\nmax_requests = 5\n'
+    sweep, _ = load(write(tmp_path, GOOD.replace("[runtime]", SPEAKER + server + "[runtime]")))
+    assert [(entry.name, entry.chat, entry.max_requests) for entry in sweep.speakers] == [
+        ("gpt", True, 5)
+    ]
+    sweep, _ = load(write(tmp_path, GOOD.replace("[runtime]", SPEAKER + "[runtime]")))
+    assert sweep.speakers[0].base_url is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SPEAKER + "max_requests = 5\n", "speaker 'gpt': max_requests need `base_url`"),
+        (SPEAKER + 'base_url = "u"\nsystem = "s"\n', "`system` needs `chat = true`"),
+        (SPEAKER.replace("gpt", "strong"), "speaker 'strong': the name is taken"),
+        (SPEAKER + SPEAKER, "speaker 'gpt': the name is taken"),
+    ],
+)
+def test_a_speaker_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path, GOOD.replace("[runtime]", text + "[runtime]")))

@@ -1,9 +1,10 @@
-"""Base models as stages see them: one from outside, or one that a stage of the sweep leaves."""
+"""Base models as stages see them: from outside, left by a stage of the sweep, or behind a URL."""
 
 from pathlib import Path
 
 from pydantic import SerializeAsAny
 
+from w2s.models.remote import RemoteModel, require_local
 from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage, StageContext
@@ -19,7 +20,7 @@ class ModelStage(Stage):
         raise NotImplementedError
 
 
-Model = SerializeAsAny[ModelStage] | PretrainedModel
+Model = SerializeAsAny[ModelStage] | PretrainedModel | RemoteModel
 
 
 def model_key(model: Model) -> str:
@@ -28,10 +29,18 @@ def model_key(model: Model) -> str:
 
 
 def model_location(model: Model, context: StageContext) -> str | Path:
-    """Folder (or hub id) from which `from_pretrained` loads the model."""
-    return context.path(model) / MODEL_FOLDER if isinstance(model, ModelStage) else model.path
+    """Folder (or hub id) from which `from_pretrained` loads the model.
+
+    Raises:
+        UserError: the model is behind a URL.
+    """
+    if isinstance(model, ModelStage):
+        return context.path(model) / MODEL_FOLDER
+    require_local(model, "this stage")
+    assert isinstance(model, PretrainedModel)
+    return model.path
 
 
 def revision_of(model: Model) -> str | None:
     """Revision of a hub id."""
-    return None if isinstance(model, ModelStage) else model.revision
+    return model.revision if isinstance(model, PretrainedModel) else None

@@ -15,6 +15,7 @@ from serving.debate.protocols.base import DebateProtocol
 from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.losses.xent import Xent
+from w2s.models.remote import require_local
 from w2s.models.source import PretrainedModel, require_decoder
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, Prompts
@@ -60,6 +61,10 @@ class Setup:
     """Replicate."""
     speakers: Mapping[str, Model] = field(default_factory=dict)
     """Models of the sweep that only argue, judge or label in context, by name."""
+    supervisor_labels: Stage | None = None
+    """Truth of `weak_train` with the weights by which supervisors learn it; None: the plain one."""
+    supervisor_predicts: tuple[Split, ...] = PREDICTED
+    """Splits whose rows every supervisor predicts, besides those it is asked for."""
 
     def named(self, name: str) -> Model:
         """The model that a method's field names.
@@ -86,6 +91,11 @@ class Setup:
     def truth(self, split: Split) -> GroundTruth:
         """Ground truth of one split."""
         return GroundTruth(task=self.task, split=split, data=self.data)
+
+    @property
+    def weak_truth(self) -> Stage:
+        """Ground truth of `weak_train`, with the weights by which supervisors learn it."""
+        return self.supervisor_labels or self.truth("weak_train")
 
     def at_seed(self, seed: int) -> "Setup":
         """The same experiment at another seed."""
@@ -134,7 +144,12 @@ class Setup:
         )
 
     def tokens(self, model: Model, recipe: TrainConfig, transcripts: Stage | None = None) -> Tokens:
-        """The rows in a model's tokens, with debates where given."""
+        """The rows in a model's tokens, with debates where given.
+
+        Raises:
+            UserError: the model is behind a URL.
+        """
+        require_local(model, "training")
         return Tokens(
             model=model,
             prompts=self.prompts,
@@ -230,14 +245,14 @@ class Setup:
         """
         return self.classifier(
             model or self.weak,
-            labels or self.truth("weak_train"),
+            labels or self.weak_truth,
             "weak_train",
             recipe=self.supervisor_train,
             loss=Xent(),
             val_labels=self.truth("val"),
             transcripts=transcripts,
             save_weights=save_weights,
-            predicts=predicts,
+            predicts=(*predicts, *self.supervisor_predicts),
         )
 
     def student(
