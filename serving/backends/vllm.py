@@ -324,7 +324,7 @@ def _engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
     if model.revision is not None:
         kwargs["revision"] = model.revision
     if placement.num_gpus > 0:
-        kwargs["gpu_memory_utilization"] = placement.gpu_memory_utilization
+        kwargs["gpu_memory_utilization"] = placement.gpu_memory_share
     else:
         # Compiling takes longer than these models run.
         kwargs["enforce_eager"] = True

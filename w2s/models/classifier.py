@@ -24,10 +24,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from serving.heads import HEAD_FILE
 from w2s.errors import UserError
 from w2s.models.read_token import ReadToken
 
-HEAD_FILE = "head.safetensors"
 HEAD_STD = 0.02
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
 """Model types whose first token is not at position 0."""

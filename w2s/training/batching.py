@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serving.heads import filler_id, token_ids
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -94,22 +96,11 @@ def tokenize(
         texts: N texts.
         max_length: most tokens of a row (see `Classifier.max_length` for the model's own limit).
     """
-    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0]
-    filler = next(token for token in special if isinstance(token, int))
-    side = tokenizer.truncation_side
-    tokenizer.truncation_side = "left"
-    try:
-        encoded = tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
-    finally:
-        tokenizer.truncation_side = side
-    pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else filler
-    return TokenRows.from_lists([row or [filler] for row in encoded], pad_id=pad_id)
+    rows = token_ids(tokenizer, texts, max_length)
+    pad_id = tokenizer.pad_token_id
+    return TokenRows.from_lists(
+        rows, pad_id=pad_id if isinstance(pad_id, int) else filler_id(tokenizer)
+    )
 
 
 def plan_updates(
