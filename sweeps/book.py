@@ -69,6 +69,7 @@ class TrialBook:
                 {
                     "seed": seed,
                     "members": [each.key for each in (*roles.members, *roles.arms.values())],
+                    "analyses": [each.key for each in roles.oversight],
                     "roles": {
                         "floor": roles.floor.key,
                         "supervisor": roles.supervisor.key,
@@ -167,6 +168,7 @@ class TrialBook:
                     ceiling=roles.ceiling.key,
                     members=tuple(member.key for member in roles.members),
                     arms={name: arm.key for name, arm in roles.arms.items()},
+                    oversight=tuple(each.key for each in roles.oversight),
                 )
                 for seed, roles in finished
             ),

@@ -60,9 +60,8 @@ class BrokerClient:
         """Ask for stages and wait for them; see `wait`."""
         self.wait(self.ask(stages))
 
-    def read_json(self, number: int, file: str) -> dict[str, Any]:
-        """A JSON file of every stage of a finished request, by key."""
-        keys = [stage if isinstance(stage, str) else stage.key for stage in self._asked[number]]
+    def read_json(self, keys: Sequence[str], file: str) -> dict[str, Any]:
+        """A JSON file of stages that were asked for and are done, by key."""
         found = ray.get([self._broker.read_json.remote(key, file) for key in keys])
         return dict(zip(keys, found, strict=True))
 

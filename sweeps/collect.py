@@ -188,7 +188,7 @@ def _evaluations(book: TrialBook, trials: Iterable[TrialResult]) -> dict[str, Ev
     for trial in trials:
         roles_by_seed = book.entries[trial.trial_id].roles
         for seed in trial.seeds:
-            for evaluate in roles_by_seed[seed]:
+            for evaluate in roles_by_seed[seed].evaluations:
                 found[evaluate.key] = evaluate
     return found
 

@@ -57,10 +57,12 @@ class SeedKeys(Spec):
     """Keys of the evaluations of an ensemble's members; empty for other methods."""
     arms: dict[str, str] = Field(default_factory=dict)
     """Keys of the evaluations of what else the method has scored, by name."""
+    oversight: tuple[str, ...] = ()
+    """Keys of what the supervisors' transcripts did to them; empty where none was read."""
 
     @property
     def evaluations(self) -> tuple[str, ...]:
-        """Every key."""
+        """Every key of an evaluation."""
         roles = (self.floor, self.supervisor, self.student, self.ceiling)
         return (*roles, *self.members, *self.arms.values())
 

@@ -24,9 +24,10 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
     """One point, seed by seed.
 
     Args:
-        config: `seeds` (list of {seed, roles: evaluate keys by role, members: more of them}),
-            `objective` (metric on `val`), `one_by_one` (a seed is asked for only when the one
-            before it is done, so that a scheduler saves its cost).
+        config: `seeds` (list of {seed, roles: evaluate keys by role, members: more of them,
+            analyses: keys of what runs beside them}), `objective` (metric on `val`), `one_by_one`
+            (a seed is asked for only when the one before it is done, so that a scheduler saves its
+            cost).
         broker: handle of the stage broker.
     """
     client = BrokerClient(broker)
@@ -43,7 +44,7 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
             # Reported, not raised: Tune would print a traceback, and the trial did its work.
             tune.report({"failed": str(error), "num_seeds": len(scores), "complete": False})
             return
-        evaluations = client.read_json(number, EVALUATION_FILE)
+        evaluations = client.read_json([*item["roles"].values()], EVALUATION_FILE)
         scores.append(evaluations[item["roles"]["student"]]["val"][config["objective"]])
         tune.report(
             {
@@ -60,4 +61,4 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
 
 
 def _keys(item: dict[str, Any]) -> list[str]:
-    return [*item["roles"].values(), *item["members"]]
+    return [*item["roles"].values(), *item["members"], *item["analyses"]]

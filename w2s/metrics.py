@@ -4,7 +4,7 @@ N rows, C classes. Predictions are class log-probabilities or probabilities [N, 
 function; labels are integers [N].
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def expected_calibration_error(
     """
     confidence_N = np.max(probabilities_NC, axis=1)
     right_N = correctness(probabilities_NC, labels_N)
-    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bin_N = _confidence_bins(confidence_N, num_bins)
     difference = np.bincount(bin_N, weights=confidence_N - right_N, minlength=num_bins)
     return float(np.abs(difference).sum() / len(right_N)) if len(right_N) else float("nan")
 
@@ -147,6 +147,54 @@ def misfit(student_NC: Floats, supervisor_NC: Floats) -> Misfit:
         _mean(squared_distances(student_NC, supervisor_NC)),
         _mean(divergences(supervisor_NC, student_NC)),
     )
+
+
+def cohens_kappa(first_N: Any, second_N: Any) -> float:
+    """Agreement of two raters beyond chance (Cohen 1960): (observed - chance) / (1 - chance).
+
+    Chance is what their own rates of answers give. NaN without rows, or if both give one and the
+    same answer to everything.
+    """
+    first_N, second_N = np.asarray(first_N), np.asarray(second_N)
+    if not len(first_N):
+        return float("nan")
+    observed = float((first_N == second_N).mean())
+    chance = sum(
+        float((first_N == answer).mean() * (second_N == answer).mean())
+        for answer in np.union1d(first_N, second_N)
+    )
+    return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+class ReliabilityBin(NamedTuple):
+    """Rows of similar confidence."""
+
+    confidence: float
+    """Mean probability of their most probable classes."""
+    accuracy: float
+    """Share of them that is right."""
+    num_rows: int
+    """Their number."""
+
+
+def reliability(
+    probabilities_NC: Floats, labels_N: Integers, num_bins: int = 10
+) -> list[ReliabilityBin]:
+    """Accuracy by confidence, in the bins of `expected_calibration_error` that have rows."""
+    confidence_N = np.max(probabilities_NC, axis=1)
+    right_N = correctness(probabilities_NC, labels_N)
+    bin_N = _confidence_bins(confidence_N, num_bins)
+    inside = [bin_N == index for index in range(num_bins)]
+    return [
+        ReliabilityBin(_mean(confidence_N[rows]), _mean(right_N[rows]), int(rows.sum()))
+        for rows in inside
+        if rows.any()
+    ]
+
+
+def _confidence_bins(confidence_N: Floats, num_bins: int) -> Integers:
+    """Bin of each row: equal width, an edge belongs to the bin below it."""
+    return np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def _mean(values: Floats) -> float:

@@ -22,6 +22,7 @@ from w2s.losses.xent import Xent
 from w2s.methods.base import Method
 from w2s.methods.naive import Naive
 from w2s.models.architecture import Architecture
+from w2s.models.remote import RemoteModel
 from w2s.models.source import PretrainedModel
 from w2s.spec import Spec, available, parse
 from w2s.stages.data import GroundTruth, Prompts
@@ -36,6 +37,7 @@ from w2s.stages.finetune import Finetune
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.imitation import StatedLabels
 from w2s.stages.mixing import MixedLabels
+from w2s.stages.oversight import Oversight
 from w2s.stages.posterior import EMPosterior
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
@@ -140,6 +142,9 @@ def stages() -> list[BaseModel]:
         EasyLabels(labels=tuned, difficulty=difficulty, max_difficulty=0, seed=0),
         StyleClassifier(transcripts=debate, task=task, labels=truth, features="words"),
         Evaluate(predictions=tuned, truths=(truth,), prompts=prompts),
+        Oversight(
+            transcripts=debate, judged=tuned, unaided=tuned, truths=(truth,), prompts=prompts
+        ),
     ]
 
 
@@ -176,6 +181,7 @@ def plain() -> list[BaseModel]:
         ),
         ServedModel(name="m", path="somewhere"),
         model,
+        RemoteModel(name="gpt", model="gpt-4o"),
         experiment,
     ]
 
@@ -188,6 +194,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("Probe", "predicts"): ("weak_train", "strong_train", "val", "test"),
     ("GenerativeFinetune", "splits"): ("weak_train", "strong_train"),
     ("Experiment", "ladder"): {"other": PretrainedModel(path="somewhere")},
+    ("Experiment", "speakers"): {"gpt": RemoteModel(name="gpt", model="gpt-4o")},
     ("DebatePrompts", "first"): "{question} other",
     ("DebatePrompts", "reply"): "{question} {transcript} other",
     ("DebatePrompts", "later"): "{question} {transcript} other",
@@ -195,6 +202,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("DebatePrompts", "max_tokens"): (7,),
     ("DebatePrompts", "stop"): ("other",),
     ("Evaluate", "truths"): (GroundTruth(task=Almanac(), split="val"),),
+    ("Oversight", "truths"): (GroundTruth(task=Almanac(), split="val"),),
     ("Debate", "splits"): ("test",),
     ("Prompted", "demos"): Demonstrations(
         labels=GroundTruth(task=Almanac(), split="strong_train"), number=5

@@ -11,10 +11,12 @@ from w2s.metrics import (
     auroc,
     balanced_accuracy,
     brier,
+    cohens_kappa,
     expected_calibration_error,
     log_loss,
     misfit,
     performance_gap_recovered,
+    reliability,
 )
 
 
@@ -124,3 +126,22 @@ def test_misfit_is_the_gain_where_the_student_is_the_nearest_of_a_convex_class()
     student = two_class([0.5, 0.5])
     gain = misfit(truth, supervisor).squared - misfit(truth, student).squared
     assert gain == pytest.approx(misfit(student, supervisor).squared)
+
+
+def test_kappa_is_agreement_beyond_chance():
+    # Observed 3/4; chance 3/4 * 2/4 + 1/4 * 2/4 = 1/2.
+    assert cohens_kappa([1, 1, 1, 0], [1, 1, 0, 0]) == pytest.approx(0.5)
+    assert cohens_kappa([1, 0], [0, 1]) == pytest.approx(-1)
+    assert math.isnan(cohens_kappa([1, 1], [1, 1]))
+    assert math.isnan(cohens_kappa([], []))
+
+
+def test_reliability_is_accuracy_by_confidence_in_the_bins_of_the_calibration_error():
+    probabilities_NC = np.array([[0.45, 0.55], [0.4, 0.6], [0.95, 0.05], [0.05, 0.95]])
+    found = reliability(probabilities_NC, np.array([1, 0, 0, 1]))
+    assert [(each.accuracy, each.num_rows) for each in found] == [(0.5, 2), (1.0, 2)]
+    assert [each.confidence for each in found] == pytest.approx([0.575, 0.95])
+    gap = sum(each.num_rows / 4 * abs(each.confidence - each.accuracy) for each in found)
+    assert gap == pytest.approx(
+        expected_calibration_error(probabilities_NC, np.array([1, 0, 0, 1]))
+    )

@@ -28,6 +28,10 @@ class Around(Method):
         """Those of the method within."""
         return self.of.transcripts(setup)
 
+    def unaided(self, setup: Setup) -> Stage:
+        """That of the method within."""
+        return self.of.unaided(setup)
+
     def supervision(self, setup: Setup) -> Stage:
         """That of the method within."""
         return self.of.supervision(setup)

@@ -50,6 +50,13 @@ class Method(Spec):
         """
         return ()
 
+    def unaided(self, setup: Setup) -> Stage:
+        """What a supervisor says that does not read its transcripts: the floor.
+
+        A method whose supervisors are asked in another way than the floor gives the same way here.
+        """
+        return self.floor(setup)
+
     def supervision(self, setup: Setup) -> Stage:
         """The stage whose predictions on `strong_train` are the weak labels."""
         raise NotImplementedError

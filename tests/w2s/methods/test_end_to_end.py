@@ -20,7 +20,7 @@ from w2s.models.source import PretrainedModel
 from w2s.spec import available, parse
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth, load
-from w2s.stages.evaluate import Evaluate, read_evaluation
+from w2s.stages.evaluate import read_evaluation
 from w2s.stages.models import model_key
 from w2s.stages.predictions import read_predictions
 from w2s.stages.prompt import Prompted
@@ -95,8 +95,7 @@ def test_a_method_ends_in_scores_of_every_test_row(
     method = parse(Method, {"kind": kind, **FIELDS.get(kind, {})})
     here = experiment(ladder, method)
     roles = here.roles(0)
-    for evaluate in roles:
-        assert isinstance(evaluate, Evaluate)
+    for evaluate in roles.evaluations:
         scores = read_evaluation(run(shared, evaluate))
         assert scores["test"]["num_rows"] == 24
         assert 0 <= scores["test"]["accuracy"] <= 1
@@ -150,7 +149,7 @@ def test_a_choice_among_texts_goes_the_same_way(
     shared: ArtifactStore, ladder: dict[str, PretrainedModel], kind: str
 ) -> None:
     method = parse(Method, {"kind": kind, **FIELDS.get(kind, {})})
-    for evaluate in experiment(ladder, method, options=True).roles(0):
+    for evaluate in experiment(ladder, method, options=True).roles(0).evaluations:
         assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
 
 
@@ -162,7 +161,7 @@ def test_a_method_that_hands_weights_on_does_so_in_every_mode(
     method = parse(Method, {"kind": kind, **FIELDS.get(kind, {})})
     changes = {"mode": mode, "probe": ProbeConfig(epochs=3), "num_checkpoints": 2}
     recipe = TrainConfig.model_validate({**dict(FAST), **changes})
-    for evaluate in experiment(ladder, method, recipe=recipe).roles(0):
+    for evaluate in experiment(ladder, method, recipe=recipe).roles(0).evaluations:
         assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
 
 
