@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from w2s.models.classifier import Classifier, Head
+    from w2s.training.members import MemberWeights
 
 WEIGHTS_FOLDER = "weights"
 SCORED: tuple[Split, ...] = ("val", "test")
@@ -167,6 +168,8 @@ class Finetune(Stage):
             if recorder.keeps(step) and step < num_steps:
                 best.update(_trained(classifier))
 
+        targets = targets.take(kept)
+        members = member_weights(targets, context.device)
         learned = train.rows.take(kept)
         flops = training_flops(
             classifier, learned, self.train, seed=self.seed, device=context.device
@@ -174,11 +177,12 @@ class Finetune(Stage):
         curve = finetune(
             classifier,
             learned,
-            targets.probabilities_NC[kept],
+            targets.learned_NC,
             self.loss,
             self.train,
             seed=self.seed,
-            weights_N=targets.weights_N[kept],
+            weights_N=targets.weights_N,
+            members=members,
             replicas=replicas,
             device=context.device,
             precision=context.precision,
@@ -214,6 +218,7 @@ class Finetune(Stage):
                 num_trainable=num_trainable,
                 num_tokens=int(learned.lengths.sum()) * self.train.epochs,
                 training_flops=flops,
+                member_weights=None if members is None else members.learned,
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
@@ -281,6 +286,15 @@ class Finetune(Stage):
             revision=revision_of(self.model),
         )
         return Head(rows_WD.to(base.device), options=num_classes if options else 0)
+
+
+def member_weights(targets: Targets, device: str) -> "MemberWeights | None":
+    """The weights of the members that some targets are of; None: they are one label a row."""
+    from w2s.training.members import MemberWeights
+
+    if targets.members is None:
+        return None
+    return MemberWeights(targets.members.weighting, targets.members.weights_NM, device)
 
 
 def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":

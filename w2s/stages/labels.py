@@ -13,7 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from w2s.stages.data import read_truth
-from w2s.stages.predictions import logprob_columns, read_predictions, write_predictions
+from w2s.stages.predictions import (
+    Members,
+    logprob_columns,
+    read_members,
+    read_predictions,
+    write_predictions,
+)
 
 SMALLEST_PROBABILITY = 1e-12
 """Stands for 0 where logarithms are written."""
@@ -31,6 +37,9 @@ class Labels:
     """Sample weights of all rows; 1 where the artifact has none."""
     train: NDArray[np.int64]
     """Positions of the rows of `strong_train`."""
+    members: Members | None = None
+    """Labels of all rows by each member, of which these are the mean; None: there are no members.
+    They go on with the rows unless their labels are replaced."""
 
     @property
     def row_ids(self) -> list[str]:
@@ -73,6 +82,7 @@ class Labels:
             self.index["row_id"].tolist(),
             logprobs_NC,
             all_weights_N,
+            self.members if probabilities_NC is None else None,
         )
 
 
@@ -92,6 +102,7 @@ def read_labels(folder: Path) -> Labels:
         logprobs_NC=frame[logprob_columns(frame)].to_numpy(np.float64),
         weights_N=np.asarray(weights_N, dtype=np.float64),
         train=train,
+        members=read_members(folder, frame),
     )
 
 

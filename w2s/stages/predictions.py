@@ -3,8 +3,16 @@
 One file, `predictions.parquet`: split, row_id, logprob_0 ... logprob_{C-1} (natural logarithms)
 and, where labels were selected or weighed, `weight` (0 drops a row from training). Labels are
 joined by row id, never by position.
+
+Labels of several members for one student have, beside their mean in these columns, each member's:
+member_{m}_logprob_{c} and member_{m}_weight, and `members.json`, the weighting. Who knows nothing
+of members reads the mean.
+
+N rows, M members, C classes.
 """
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +20,35 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from w2s.spec import parse
 from w2s.stages.data import LABELS_FILE
 from w2s.types import Split
+from w2s.weightings.base import Weighting
 
 PREDICTIONS_FILE = "predictions.parquet"
+MEMBERS_FILE = "members.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The labels of several members, each learnt by the student with a weight."""
+
+    logprobs_NMC: NDArray[np.floating]
+    """Natural log-probabilities of each member."""
+    weights_NM: NDArray[np.floating]
+    """Weights of the members in each row; their sum is 1."""
+    weighting: Weighting
+    """Where the weights are from, or how they are learnt."""
+
+    @property
+    def probabilities_NMC(self) -> NDArray[np.float64]:
+        """Class probabilities of each member; their sum over classes is 1."""
+        values_NMC = np.exp(self.logprobs_NMC.astype(np.float64))
+        return values_NMC / values_NMC.sum(2, keepdims=True)
+
+    def take(self, rows: Any) -> "Members":
+        """Some of the rows: positions, or a mask."""
+        return Members(self.logprobs_NMC[rows], self.weights_NM[rows], self.weighting)
 
 
 class Targets(NamedTuple):
@@ -25,6 +58,18 @@ class Targets(NamedTuple):
     """Class probabilities; rows sum to 1."""
     weights_N: NDArray[np.float32]
     """Sample weights, 0 or more; 0 leaves the row out."""
+    members: Members | None = None
+    """Labels that are learnt in place of `probabilities_NC`, their mean; None: one label a row."""
+
+    @property
+    def learned_NC(self) -> NDArray[np.floating]:
+        """What a training takes: probabilities [N, C], or those of the members [N, M, C]."""
+        return self.probabilities_NC if self.members is None else self.members.probabilities_NMC
+
+    def take(self, rows: Any) -> "Targets":
+        """Some of the rows: positions, or a mask."""
+        members = None if self.members is None else self.members.take(rows)
+        return Targets(self.probabilities_NC[rows], self.weights_N[rows], members)
 
 
 def write_predictions(
@@ -33,6 +78,7 @@ def write_predictions(
     row_ids: "list[str]",
     logprobs_NC: NDArray[np.floating],
     weights_N: NDArray[np.floating] | None = None,
+    members: Members | None = None,
 ) -> None:
     """Write class log-probabilities for rows of any splits.
 
@@ -42,18 +88,55 @@ def write_predictions(
         row_ids: N ids.
         logprobs_NC: [N, C] natural log-probabilities.
         weights_N: sample weights for those who learn from these labels; None: all the same.
+        members: labels of the members that the student learns in place of `logprobs_NC`, their
+            mean; None: none.
     """
     columns: dict[str, Any] = {"split": splits, "row_id": row_ids}
     for index in range(logprobs_NC.shape[1]):
         columns[f"logprob_{index}"] = logprobs_NC[:, index].astype(np.float32)
     if weights_N is not None:
         columns["weight"] = weights_N.astype(np.float32)
+    if members is not None:
+        columns |= _member_columns(members)
+        weighting = type(members.weighting)
+        place = f"{weighting.__module__}:{weighting.__qualname__}"
+        fields = members.weighting.model_dump(mode="json") | {"kind": place}
+        (folder / MEMBERS_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
     pd.DataFrame(columns).to_parquet(folder / PREDICTIONS_FILE, index=False)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
     """A predictions artifact as written."""
     return pd.read_parquet(folder / PREDICTIONS_FILE)
+
+
+def read_members(folder: Path, frame: pd.DataFrame) -> Members | None:
+    """The members of a predictions artifact, in the order of its rows; None: it has none."""
+    if not (folder / MEMBERS_FILE).exists():
+        return None
+    weighting = json.loads((folder / MEMBERS_FILE).read_text(encoding="utf-8"))
+    num_members = sum(name.startswith("member_") and name.endswith("_weight") for name in frame)
+    num_classes = len(logprob_columns(frame))
+    logprobs_NMC = np.stack(
+        [
+            frame[[f"member_{m}_logprob_{c}" for c in range(num_classes)]].to_numpy()
+            for m in range(num_members)
+        ],
+        axis=1,
+    )
+    weights_NM = frame[[f"member_{m}_weight" for m in range(num_members)]].to_numpy()
+    return Members(logprobs_NMC, weights_NM, parse(Weighting, weighting))
+
+
+def _member_columns(members: Members) -> dict[str, NDArray[np.float32]]:
+    columns: dict[str, NDArray[np.float32]] = {}
+    _, num_members, num_classes = members.logprobs_NMC.shape
+    for m in range(num_members):
+        for c in range(num_classes):
+            logprobs_N = members.logprobs_NMC[:, m, c]
+            columns[f"member_{m}_logprob_{c}"] = logprobs_N.astype(np.float32)
+        columns[f"member_{m}_weight"] = members.weights_NM[:, m].astype(np.float32)
+    return columns
 
 
 def logprob_columns(frame: pd.DataFrame) -> list[str]:
@@ -70,6 +153,7 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
     Raises:
         ValueError: the folder has no label for one of the rows.
     """
+    members = None
     if (folder / LABELS_FILE).exists():
         frame = pd.read_parquet(folder / LABELS_FILE)
         values_NC = np.eye(num_classes, dtype=np.float32)[frame["label"].to_numpy()]
@@ -77,6 +161,7 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
         frame = read_predictions(folder)
         values_NC = np.exp(frame[logprob_columns(frame)].to_numpy(np.float64))
         values_NC = (values_NC / values_NC.sum(1, keepdims=True)).astype(np.float32)
+        members = read_members(folder, frame)
     own = (frame["split"] == split).to_numpy()
     position = {
         row_id: index
@@ -94,4 +179,4 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
         if "weight" in frame.columns
         else np.ones(len(frame), dtype=np.float32)
     )
-    return Targets(values_NC[chosen], weights_N[chosen])
+    return Targets(values_NC, weights_N, members).take(chosen)

@@ -10,7 +10,7 @@ from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.features import Features, FeatureTable, read_features
-from w2s.stages.finetune import PREDICTED, SCORED, with_scored
+from w2s.stages.finetune import PREDICTED, SCORED, member_weights, with_scored
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.training.config import ProbeConfig
@@ -79,6 +79,8 @@ class Probe(Stage):
 
         targets = targets_of(self.labels, self.train_split)
         kept = targets.weights_N > 0
+        targets = targets.take(kept)
+        members = member_weights(targets, "cpu")
         scored_N = np.isin(split_of, SCORED)
         scored = features[np.flatnonzero(scored_N)]
         recorder = CheckpointRecorder(
@@ -97,11 +99,12 @@ class Probe(Stage):
 
         num_steps, head = fit_probe(
             features[np.flatnonzero(split_of == self.train_split)[kept]],
-            targets.probabilities_NC[kept],
+            targets.learned_NC,
             self.loss,
             self.train,
             seed=self.seed,
-            weights_N=targets.weights_N[kept],
+            weights_N=targets.weights_N,
+            members=members,
             on_progress=context.progress,
             on_checkpoint=on_checkpoint,
         )
@@ -126,6 +129,7 @@ class Probe(Stage):
             num_trainable=size,
             num_tokens=0,
             training_flops=6.0 * head.weight_CD.numel() * int(kept.sum()) * self.train.epochs,
+            member_weights=None if members is None else members.learned,
         )
 
 

@@ -100,6 +100,7 @@ def write_training(
     num_trainable: int,
     num_tokens: int,
     training_flops: float,
+    member_weights: list[float] | None = None,
 ) -> None:
     """Write `training.json`: the steps that were chosen, and how much was trained and read.
 
@@ -112,8 +113,9 @@ def write_training(
         num_trainable: parameters that had a gradient.
         num_tokens: tokens read, without padding; 0 for a probe.
         training_flops: operations of forward and backward passes; 0 where they were not counted.
+        member_weights: learned weights of an ensemble's members at the end; None: none are learned.
     """
-    numbers = {
+    numbers: dict[str, float | list[float] | None] = {
         "selected_step": recorder.selected_step(num_steps),
         "best_val_step": recorder.best_step,
         "last_step": num_steps,
@@ -123,4 +125,6 @@ def write_training(
         "num_tokens": num_tokens,
         "training_flops": training_flops,
     }
+    if member_weights is not None:
+        numbers["member_weights"] = member_weights
     (folder / TRAINING_FILE).write_text(json.dumps(numbers, indent=1), encoding="utf-8")

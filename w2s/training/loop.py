@@ -26,6 +26,7 @@ from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Classifier
 from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
 from w2s.training.config import TrainConfig, learning_rate_factor
+from w2s.training.members import MemberWeights, Objective
 from w2s.training.parallel import Replicas
 from w2s.types import LossOutput
 
@@ -48,6 +49,7 @@ def finetune(
     *,
     seed: int,
     weights_N: NDArray[np.floating] | None = None,
+    members: MemberWeights | None = None,
     replicas: Replicas = ALONE,
     device: str = "cpu",
     precision: Precision = "fp32",
@@ -62,11 +64,13 @@ def finetune(
     Args:
         classifier: moved to the device, trained in place.
         rows: N texts.
-        targets_NC: class probabilities to learn from, in the order of the rows.
+        targets_NC: class probabilities to learn from, in the order of the rows; [N, M, C] of M
+            members.
         loss: training objective.
         config: optimizer, schedule, epochs.
         seed: of the order of the rows.
         weights_N: sample weights, 0 or more; scaled to a mean of 1. None: all the same.
+        members: weights of the members, moved where they are learned; None: one label a row.
         replicas: those that train this classifier together.
         device: of this replica.
         precision: of the forward pass; weights, gradients and losses are float32.
@@ -100,6 +104,7 @@ def finetune(
     peaks = [group["lr"] for group in optimizer.param_groups]
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     weights = scaled_weights(weights_N, len(rows))
+    objective = Objective(loss, members)
     autocast = autocast_to(device, precision)
     updates = plan_updates(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
@@ -124,17 +129,19 @@ def finetune(
                 classifier, parts, len(own), targets[update].to(device), replicas, autocast
             )
         for part, cut in zip(parts, cuts, strict=True):
-            with autocast:
-                output = loss(classifier, part, progress=step / len(updates))
-            weights_B = weights[torch.from_numpy(cut)].to(device)
+            rows_B = torch.from_numpy(cut)
             # Weighted sums over the parts of the update, divided by all its rows, are its mean.
-            total = (output.losses_B * weights_B).sum() * share
+            shares_B = weights[rows_B].to(device) * share
+            with autocast:
+                output = objective(classifier, part, rows_B, shares_B, step / len(updates))
+            total = (output.losses_B * shares_B).sum()
             total.backward()
             curve.add(total.detach(), output, len(cut) * share)
         replicas.sum_gradients(parameters)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
+        objective.step(step * config.epochs // len(updates), replicas)
         curve.end_step(step + 1, config.learning_rate * factor)
         if step + 1 in checkpoints:
             on_checkpoint(step + 1, len(updates))

@@ -19,7 +19,8 @@ from torch.nn import functional
 from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Head
 from w2s.training.config import ProbeConfig
-from w2s.training.loop import CURVE_POINTS, ProgressReport, checkpoint_steps, scaled_weights
+from w2s.training.loop import ALONE, CURVE_POINTS, ProgressReport, checkpoint_steps, scaled_weights
+from w2s.training.members import MemberWeights, Objective
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -42,6 +43,7 @@ def fit_probe(
     *,
     seed: int,
     weights_N: NDArray[np.floating] | None = None,
+    members: MemberWeights | None = None,
     on_progress: ProgressReport = lambda step, total, metrics: None,
     on_checkpoint: Callable[[int, int, Head], None] = lambda step, num_steps, head: None,
 ) -> Fitted:
@@ -49,11 +51,13 @@ def fit_probe(
 
     Args:
         features: [N, D], or [N, K, D] for rows of K options, which get a one-logit head.
-        targets_NC: class probabilities to learn from, in the order of the rows.
+        targets_NC: class probabilities to learn from, in the order of the rows; [N, M, C] of M
+            members.
         loss: training objective; its batches are whole updates.
         config: optimizer and epochs.
         seed: of the order of the rows.
         weights_N: sample weights, 0 or more; scaled to a mean of 1. None: all the same.
+        members: weights of the members, moved where they are learned; None: one label a row.
         on_progress: called as (step, number of steps, metrics) about a hundred times.
         on_checkpoint: called as (steps taken, number of steps, head) when the config wants one.
 
@@ -68,10 +72,11 @@ def fit_probe(
         # A feature that never varies stays at 0.
         deviation_D = torch.where(deviation_D > 0, deviation_D, torch.ones_like(deviation_D))
         features = (features - mean_D) / deviation_D
-    model = _Probe(features, num_classes=targets_NC.shape[1])
+    model = _Probe(features, num_classes=targets_NC.shape[-1])
     optimizer = _Adam(model.weight, config)
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     weights = scaled_weights(weights_N, len(features))
+    objective = Objective(loss, members)
     num_steps = math.ceil(len(features) / config.batch_size) * config.epochs
     interval = math.ceil(num_steps / CURVE_POINTS)
     checkpoints = checkpoint_steps(num_steps, config.num_checkpoints)
@@ -79,14 +84,15 @@ def fit_probe(
     masks = torch.ones(config.batch_size, 1, dtype=torch.long)
 
     step = 0
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
         for rows_B in torch.randperm(len(features), generator=generator).split(config.batch_size):
             # `index_select` takes a quarter of the time of indexing.
             targets_BC = targets.index_select(0, rows_B)
             part = Batch(rows_B.unsqueeze(1), masks[: len(rows_B)], targets_BC)
-            losses_B = loss(model, part, progress=step / num_steps).losses_B
             shares_B = weights.index_select(0, rows_B).div_(len(rows_B))
+            losses_B = objective(model, part, rows_B, shares_B, step / num_steps).losses_B
             optimizer.step(model.gradient(losses_B, shares_B))
+            objective.step(epoch, ALONE)
             step += 1
             if step % interval == 0 or step == num_steps:
                 value = float(losses_B.detach() @ shares_B)
@@ -95,7 +101,8 @@ def fit_probe(
                         f"the loss of the probe is {value} by step {step} of {num_steps}; lower "
                         "its `learning_rate`"
                     )
-                on_progress(step, num_steps, {"loss": value})
+                learned = {name: float(number) for name, number in objective.metrics.items()}
+                on_progress(step, num_steps, {"loss": value, **learned})
             if step in checkpoints:
                 on_checkpoint(step, num_steps, model.head(mean_D, deviation_D))
     return Fitted(num_steps, model.head(mean_D, deviation_D))
