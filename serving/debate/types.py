@@ -5,6 +5,7 @@ defends. The two are independent: which position a side gets is drawn anew for e
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -47,6 +48,10 @@ class Speaker:
     """What identifies its weights."""
     client: CompletionClient
     """How it is asked."""
+    count: Callable[[str], int] | None = None
+    """Tokens of a text, where its tokenizer is known."""
+    max_tokens: int | None = None
+    """Most tokens of a prompt together with what comes after it; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Debates by served models about the rows of a task (Lang et al. 2025).
 
-Two instances of one model argue opposite positions; nobody judges here. Each finished debate is
-appended to `transcripts.jsonl` at once, so an attempt after a crash generates only what is missing.
+Models argue opposite positions as a protocol says; what its readers make of it is another stage's.
+Each finished debate is appended to `transcripts.jsonl` at once, so an attempt after a crash
+generates only what is missing.
 """
 
-import json
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 from pydantic import Field, SerializeAsAny
@@ -14,13 +15,15 @@ from pydantic import Field, SerializeAsAny
 from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.run import run_debates
-from serving.debate.types import Question, Speaker, Transcript
+from serving.debate.types import Position, Question, Side, Speaker, Transcript
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, ModelStage, model_key
-from w2s.stages.resume import finished_lines
-from w2s.stages.transcripts import TRANSCRIPTS_FILE
+from w2s.stages.predictions import logprob_columns, read_predictions
+from w2s.stages.resume import appending, finished_lines
+from w2s.stages.transcripts import PROMPT, TRANSCRIPTS_FILE
+from w2s.stages.window import window_of
 from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
 
@@ -63,7 +66,8 @@ class Debate(Stage):
             if isinstance(self.debater, ModelStage)
             else "model"
         )
-        return f"debate-{by}-s{self.seed}"
+        what = "debate" if self.protocol.kind == "sequential" else self.protocol.kind
+        return f"{what}-{by}-s{self.seed}"
 
     @property
     def served_models(self) -> "tuple[Stage | BaseModel, ...]":
@@ -78,49 +82,96 @@ class Debate(Stage):
     def cost(self) -> float:
         """Estimated seconds on one core, at the rate of a small model."""
         num_rows = shape_of(self.prompts.task).num_rows
-        return sum(num_rows[split] for split in self.splits) * len(self.protocol.order()) / 400
+        num_turns = len(self.protocol.slots()) * self.protocol.best_of
+        return sum(num_rows[split] for split in self.splits) * num_turns / 400
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write `transcripts.parquet` (split, row_id, text, turns) for every row."""
-        frame = read_prompts(context.path(self.prompts))
+        """Write `transcripts.parquet` (split, row_id, text, turns, chosen) for every row.
+
+        Where only debaters read the passages there is a column `prompt` too: what whoever reads the
+        transcript reads in place of the row's prompt.
+        """
+        frame: Any = read_prompts(context.path(self.prompts))
         frame = frame[frame["split"].isin(self.splits)]
         questions = [
-            Question(id=row_id, text=prompt)
+            self._question(row_id, prompt)
             for row_id, prompt in zip(frame["row_id"], frame["prompt"], strict=True)
         ]
-        key = model_key(self.debater)
-        speaker = Speaker(model=self.debater.name, digest=key, client=context.clients[key])
-        done = _read_finished(context.output_dir / FINISHED_FILE)
+        # The loop belongs to all stages of the lane: what takes long runs beside it.
+        speakers = await asyncio.to_thread(self._speakers, context)
+        path = context.output_dir / FINISHED_FILE
+        done = _read_finished(path)
         total, num_tokens = len(questions), 0
 
-        with (context.output_dir / FINISHED_FILE).open("a", encoding="utf-8") as file:
+        with appending(path) as append:
 
             def finished(transcript: Transcript) -> None:
                 nonlocal num_tokens
                 done[transcript.question_id] = transcript
                 num_tokens += sum(turn.num_tokens for turn in transcript.turns)
-                file.write(json.dumps(transcript.to_row(), ensure_ascii=False) + "\n")
-                file.flush()
+                append(transcript.to_row())
                 context.progress(len(done), total, {"tokens": float(num_tokens)})
 
             await run_debates(
                 self.protocol,
                 questions,
-                {"A": speaker, "B": speaker},
+                speakers,
                 seed=self.seed,
                 prompts=self.templates,
                 on_transcript=finished,
+                picks=None if self.against is None else _picks(context.path(self.against)),
                 finished=frozenset(done),
             )
-        rows = pd.DataFrame(
-            {
-                "split": frame["split"].tolist(),
-                "row_id": frame["row_id"].tolist(),
-                "text": [self.templates.render(done[q.id].turns) for q in questions],
-                "turns": [done[q.id].to_row()["turns"] for q in questions],
-            }
+        columns: dict[str, Any] = {
+            "split": frame["split"].tolist(),
+            "row_id": frame["row_id"].tolist(),
+            "text": [self.templates.render(done[q.id].turns) for q in questions],
+            "turns": [done[q.id].to_row()["turns"] for q in questions],
+            "chosen": [done[q.id].chosen for q in questions],
+        }
+        if self.protocol.hide_passage:
+            columns[PROMPT] = [question.judge_text for question in questions]
+        pd.DataFrame(columns).to_parquet(context.output_dir / TRANSCRIPTS_FILE, index=False)
+
+    def _question(self, row_id: str, prompt: str) -> Question:
+        task, hide = self.prompts.task, self.protocol.hide_passage
+        return Question(
+            id=row_id,
+            text=prompt,
+            passage=task.passage(prompt),
+            judge_text=task.without_passage(prompt) if hide else "",
         )
-        rows.to_parquet(context.output_dir / TRANSCRIPTS_FILE, index=False)
+
+    def _speakers(self, context: StageContext) -> dict[Side, Speaker]:
+        """Who speaks for each side, with what is known of how much it reads."""
+        models = {"A": self.debater, "B": self.opponent or self.debater, "judge": self.judge}
+        windows = {
+            model_key(model): window_of(model, context)
+            for model in models.values()
+            if model is not None
+        }
+        speakers: dict[Side, Speaker] = {}
+        for side in ("A", "B", "judge"):
+            if (model := models[side]) is not None:
+                key = model_key(model)
+                speakers[side] = Speaker(
+                    model=model.name,
+                    digest=key,
+                    client=context.clients[key],
+                    count=windows[key].count,
+                    max_tokens=windows[key].max_tokens,
+                )
+        return speakers
+
+
+def _picks(folder: Path) -> dict[str, Position]:
+    """What a model holds each proposed answer for, by row id; of equal probabilities incorrect."""
+    frame = read_predictions(folder)
+    no, yes = (frame[name].to_numpy() for name in logprob_columns(frame))
+    return {
+        row_id: "correct" if held else "incorrect"
+        for row_id, held in zip(frame["row_id"], yes > no, strict=True)
+    }
 
 
 def _read_finished(path: Path) -> dict[str, Transcript]:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
+from serving.debate.run import check_fits
+from serving.errors import ServingInputError
 from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.losses.xent import Xent
@@ -28,7 +31,7 @@ from w2s.stages.models import Model
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
 from w2s.stages.tokens import Tokens
-from w2s.tasks.base import Task
+from w2s.tasks.base import Task, shape_of
 from w2s.training.config import TrainConfig
 from w2s.types import Split
 
@@ -61,6 +64,8 @@ class Setup:
     """Replicate."""
     speakers: Mapping[str, Model] = field(default_factory=dict)
     """Models of the sweep that only argue, judge or label in context, by name."""
+    templates: DebatePrompts | None = None
+    """What debaters read; None: the task's own templates."""
     supervisor_labels: Stage | None = None
     """Truth of `weak_train` with the weights by which supervisors learn it; None: the plain one."""
     supervisor_predicts: tuple[Split, ...] = PREDICTED
@@ -128,20 +133,54 @@ class Setup:
             against: predictions of all rows, for protocols that argue against what a model picked.
 
         Raises:
-            UserError: a model is an encoder, or the protocol does not fit the task or what is given.
+            UserError: a model is an encoder, or the protocol does not fit task or method.
         """
         protocol = protocol or self.protocol
-        _require_decoder(debater, "a debate")
+        templates = self.templates or self.task.debate_prompts()
+        self._check_protocol(protocol, templates, against)
+        if not protocol.needs_judge:
+            judge = None
+        elif judge is None:
+            judge = self.weak
+        speakers = {"debater": debater, "opponent": opponent, "judge": judge}
+        for role, model in speakers.items():
+            if model is not None:
+                _require_decoder(model, f"the {role} of a debate")
         return Debate(
             debater=debater,
-            opponent=opponent,
+            opponent=None if opponent == debater or len(protocol.sides) == 1 else opponent,
             judge=judge,
-            against=against,
+            against=against if protocol.argues_against else None,
             prompts=self.prompts,
-            templates=self.task.debate_prompts(),
+            templates=templates,
             protocol=protocol,
             seed=self.seed,
         )
+
+    def _check_protocol(
+        self, protocol: DebateProtocol, templates: DebatePrompts, against: Stage | None
+    ) -> None:
+        """Refuse what a protocol needs and the task or the method does not have."""
+        if self.task.num_classes != 2:
+            raise UserError(
+                f"task {self.task.kind!r} has {self.task.num_classes} classes; a debate is about "
+                "whether a proposed answer is correct: take a task with two"
+            )
+        if protocol.argues_against and against is None:
+            raise UserError(
+                f"protocol {protocol.kind!r} argues against what a model picked, and this method "
+                f"has no picks; use the method {protocol.kind!r}, or another protocol"
+            )
+        try:
+            check_fits(protocol, templates)
+        except ServingInputError as error:
+            raise UserError(f"task {self.task.kind!r}: {error}") from error
+        for option in ("hide_passage", "verify_quotes"):
+            if getattr(protocol, option) and not shape_of(self.task).has_passages:
+                raise UserError(
+                    f"protocol {protocol.kind!r} has {option} = true, but the questions of task "
+                    f"{self.task.kind!r} are not about a passage; leave {option} out"
+                )
 
     def tokens(self, model: Model, recipe: TrainConfig, transcripts: Stage | None = None) -> Tokens:
         """The rows in a model's tokens, with debates where given.

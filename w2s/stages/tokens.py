@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, model_location, revision_of
-from w2s.stages.transcripts import read_transcripts
+from w2s.stages.transcripts import PROMPT, read_transcripts
 from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
 
@@ -106,7 +106,8 @@ class Tokens(Stage):
         )
         if self.transcripts is not None:
             task = self.prompts.task
-            debates = read_transcripts(context.path(self.transcripts))[["split", "row_id", "text"]]
+            debates = read_transcripts(context.path(self.transcripts))
+            debates = debates.reindex(columns=["split", "row_id", "text", PROMPT])
             joined = frame[["split", "row_id"]].merge(
                 debates, on=["split", "row_id"], how="left", validate="one_to_one"
             )
@@ -114,8 +115,13 @@ class Tokens(Stage):
             if num_missing:
                 raise ValueError(f"{num_missing} rows have no transcript")
             texts = [
-                [task.with_transcript(text, transcript) for text in row]
-                for row, transcript in zip(texts, joined["text"], strict=True)
+                [
+                    task.with_transcript(instead if isinstance(instead, str) else text, transcript)
+                    for text in row
+                ]
+                for row, transcript, instead in zip(
+                    texts, joined["text"], joined[PROMPT], strict=True
+                )
             ]
         return frame[["split", "row_id"]].assign(texts=texts)
 

@@ -1,8 +1,10 @@
 """Transcripts as files, and the two controls that destroy what they say.
 
 A transcripts artifact is `transcripts.parquet`: split, row_id, text (as a model reads it) and turns
-(JSON, as a person reads it). `ShuffledTranscripts` gives each row another row's debate;
-`PermutedTranscripts` exchanges the values inside each debate and keeps everything else.
+(JSON, as a person reads it). Where readers get the row's question without its passage there is a
+column `prompt`, which they read in place of the row's prompt. `ShuffledTranscripts` gives each row
+another row's debate; `PermutedTranscripts` exchanges the values inside each debate and keeps
+everything else.
 """
 
 from pathlib import Path
@@ -17,6 +19,8 @@ from w2s.stages.base import Stage, StageContext
 from w2s.tasks.base import Task
 
 TRANSCRIPTS_FILE = "transcripts.parquet"
+PROMPT = "prompt"
+"""Column of what is read in place of a row's prompt."""
 
 
 def read_transcripts(folder: Path) -> pd.DataFrame:

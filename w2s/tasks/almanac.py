@@ -50,15 +50,30 @@ class Almanac(Task):
         return TaskData(rows=rows)
 
     def debate_prompts(self) -> DebatePrompts:
-        """The closed form: `Q: Ada Moss city Tola pro: in Mira . it region Mira con: ...`."""
+        """The closed form: `Q: Ada Moss city Tola pro: in Mira . it region Mira con: ...`.
+
+        A consultant speaks in the same frame, alone. The ladder has no words for a question of the
+        judge, for private thinking or for quotes.
+        """
+        opening, later = "{question} {position}", "{question} {transcript} {position}"
         return DebatePrompts(
-            first="{question} {position}",
-            reply="{question} {transcript} {position}",
-            later="{question} {transcript} {position}",
+            first=opening,
+            reply=later,
+            later=later,
+            consult=opening,
+            consult_again=later,
+            ask="",
+            choose="{question}",
+            verdict="{question} {transcript}",
+            thinking_rule="",
+            quotes_rule="",
+            words_rule="",
             turn_template="{position} {text}",
             joiner=" ",
             correct_name=PRO,
             incorrect_name=CON,
+            correct_label=f" {YES}",
+            incorrect_label=f" {NO}",
             max_tokens=TURN_WORDS,
             exact_length=True,
             stop=(),

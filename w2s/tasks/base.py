@@ -105,6 +105,14 @@ class Task(Spec):
             labels=tuple(f" {label}" for label in range(self.num_classes)),
         )
 
+    def passage(self, prompt: str) -> str:
+        """The text that a row's question is about, the beginning of its prompt; empty: none."""
+        return prompt.rpartition("\n\nQ: ")[0]
+
+    def without_passage(self, prompt: str) -> str:
+        """The rest of the prompt: the question, with a proposed answer where there is one."""
+        return prompt.removeprefix(self.passage(prompt)).lstrip("\n")
+
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The input of a model that reads a debate: the prompt, then the transcript."""
         return f"{prompt}\n\n{transcript}"
@@ -169,6 +177,8 @@ class Shape:
     """A rough number of tokens a prompt has, from its length."""
     has_options: bool
     """Whether rows are choices among whole texts."""
+    has_passages: bool
+    """Whether all questions are about a passage that stands before them."""
     notes: tuple[str, ...]
     """What the loader has to say."""
 
@@ -182,5 +192,6 @@ def shape_of(task: Task) -> Shape:
         num_rows={split: len(data.rows[split]) for split in SPLITS},
         num_tokens=max(4.0, sum(len(row.prompt) for row in rows) / len(rows) / 4),
         has_options=bool(rows[0].options),
+        has_passages=not rows[0].options and all(task.passage(row.prompt) for row in rows),
         notes=tuple(data.notes),
     )

@@ -4,13 +4,12 @@ With three turns A opens, B replies, A has the last word; sides are assigned at 
 position always does.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from serving.debate.protocols.base import DebateProtocol
-from serving.debate.types import SIDES, Side, Turn
+from serving.debate.types import SIDES, Side
 
 
 class Sequential(DebateProtocol, frozen=True):
@@ -20,10 +19,6 @@ class Sequential(DebateProtocol, frozen=True):
     num_turns: int = Field(default=3, ge=2, le=6)
     """Speeches in all; the paper uses 3 and finds that more hurt."""
 
-    def order(self) -> tuple[Side, ...]:
+    def rounds(self) -> tuple[tuple[Side, ...], ...]:
         """A, B, A, ..."""
-        return tuple(SIDES[index % 2] for index in range(self.num_turns))
-
-    def visible(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """Everything."""
-        return turns
+        return tuple((SIDES[index % 2],) for index in range(self.num_turns))
