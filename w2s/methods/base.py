@@ -9,6 +9,7 @@ second, one that changes the student's recipe the third, and both can stand arou
 
 from pydantic import BaseModel
 
+from w2s.combiners.base import Combiner
 from w2s.spec import Spec
 from w2s.stages.base import Stage
 from w2s.stages.setup import Setup
@@ -103,8 +104,13 @@ def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
             shown.append(value.label)
         elif isinstance(value, str):
             shown.append(value)
+        elif isinstance(value, Combiner):
+            inner = ", ".join(_changed(value))
+            shown.append(f"{prefix}{name}={value.kind}" + (f"({inner})" if inner else ""))
         elif isinstance(value, BaseModel):
             shown += _changed(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Method):
+            shown.append(" + ".join(method.label for method in value))
         elif isinstance(value, tuple):
             shown.append(f"{prefix}{name}={'+'.join(map(str, value))}")
         else:

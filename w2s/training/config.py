@@ -74,6 +74,10 @@ class ProbeConfig(Spec):
     layer: int = Field(default=-1, ge=-1)
     """Layer whose hidden state is read: k the output of the k-th block, 0 the embeddings, -1 the
     last one as a head would read it (normed)."""
+    feature_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the features that it reads, at least one; which ones is drawn."""
+    feature_seed: int = Field(default=0, ge=0)
+    """Seed of that draw."""
     normalize: bool = True
     """Whether features are standardised by mean and deviation over the training rows."""
     num_checkpoints: int = Field(default=0, ge=0)
@@ -122,6 +126,13 @@ class TrainConfig(Spec):
     the label words (Burns et al. 2023, appendix A)."""
     label_words: tuple[str, ...] = Field(default=("0", "1"), min_length=1)
     """Words of the classes for `head_init = "unembedding"`; the head of pairs takes the last."""
+    head_layer: int = Field(default=-1, ge=-1)
+    """Block after which the model is cut off: the head reads its output through the model's last
+    norm; -1: the whole model."""
+    head_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the hidden dimensions that the head reads, at least one; which ones is drawn."""
+    head_seed: int = Field(default=0, ge=0)
+    """Seed of that draw."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of matrices; norms, biases and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -167,9 +178,35 @@ class TrainConfig(Spec):
                 f"{', '.join(map(repr, self.label_words))}"
             )
 
+    def reading(self, *, layer: int = -1, share: float = 1.0, seed: int = 0) -> "TrainConfig":
+        """The same recipe with a head, or a probe, that reads another part of the model.
+
+        Args:
+            layer: number of a block; -1: the last.
+            share: of the dimensions there.
+            seed: of the draw of these.
+
+        Raises:
+            UserError: the mode is both a probe and a finetuning.
+        """
+        if self.mode == "probe_then_finetune":
+            raise UserError(
+                'a head that reads a part of the model is trained with mode = "full", "lora" or '
+                f'"probe"; found {self.mode!r}'
+            )
+        if self.mode != "probe":
+            changed = {"head_layer": layer, "head_share": share, "head_seed": seed}
+            return TrainConfig.model_validate(self.model_dump() | changed)
+        probe = {"layer": layer, "feature_share": share, "feature_seed": seed}
+        return TrainConfig.model_validate(
+            self.model_dump() | {"probe": self.probe.model_dump() | probe}
+        )
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         _check_checkpoints(self.num_checkpoints, self.checkpoint)
+        if self.head_layer == 0:
+            raise ValueError("head_layer is the number of a block, from 1, or -1 for the last")
         if self.mode == "probe_then_finetune" and self.probe.layer != -1:
             raise ValueError(
                 f'mode = "probe_then_finetune" goes on from a probe of the last layer: set '

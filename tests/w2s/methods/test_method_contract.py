@@ -10,6 +10,7 @@ from serving.debate.protocols.sequential import Sequential
 from w2s.corpora.base import Corpus
 from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
+from w2s.methods._around import Around
 from w2s.methods.base import Method
 from w2s.models.architecture import Architecture
 from w2s.models.source import PretrainedModel
@@ -18,7 +19,6 @@ from w2s.stages.base import Stage, closure
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.difficulty import EasyLabels
-from w2s.stages.ensemble import Ensemble
 from w2s.stages.errors import SyntheticErrors
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
@@ -37,7 +37,7 @@ from w2s.tasks.almanac import Almanac
 from w2s.training.config import TrainConfig
 
 METHODS = available(Method)
-AROUND = [kind for kind in METHODS if "of" in type(parse(Method, kind)).model_fields]
+AROUND = [kind for kind in METHODS if isinstance(parse(Method, kind), Around)]
 WITHOUT_A_SEED = (Prompts, GroundTruth, Tokens, Pretrain, Features, Prompted)
 """Stages that replicates may share: nothing in them is drawn, or it is drawn once a world."""
 
@@ -232,27 +232,6 @@ def test_controls_of_the_debate_change_the_debater_or_the_transcripts() -> None:
     assert isinstance(weak.transcripts, Debate)
     assert weak.transcripts.debater == setup().weak
     assert isinstance(shuffled.transcripts, ShuffledTranscripts)
-
-
-def test_members_of_an_ensemble_differ_in_debate_and_seed_and_no_replicate_shares_one() -> None:
-    planned = method("debate_ensemble", num_members=3)
-    by_seed = {seed: planned.supervision(setup(seed)) for seed in (0, 1)}
-    members: list[Finetune] = []
-    for supervision in by_seed.values():
-        assert isinstance(supervision, Ensemble)
-        assert [member.key for member in supervision.members] == [
-            member.key for member in planned.members(setup(0 if supervision is by_seed[0] else 1))
-        ]
-        members += [member for member in supervision.members if isinstance(member, Finetune)]
-    assert len({member.key for member in members}) == 6
-    assert len({member.transcripts.key for member in members if member.transcripts}) == 6
-
-
-def test_a_small_ensemble_shares_its_members_with_a_larger_one_at_the_first_seed() -> None:
-    small, large = (
-        method("debate_ensemble", num_members=number).members(setup()) for number in (2, 4)
-    )
-    assert {member.key for member in small} < {member.key for member in large}
 
 
 def test_naive_is_the_supervisor_that_other_methods_assist() -> None:

@@ -1,0 +1,228 @@
+"""What every method with several supervisors promises, and how each makes its members."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.w2s.methods.test_method_contract import finetuned, method, setup
+from w2s.combiners.base import Combiner
+from w2s.errors import UserError
+from w2s.methods._combined import MAX_MEMBERS, Combined
+from w2s.methods.base import Method
+from w2s.spec import available, parse
+from w2s.stages.base import Stage, closure
+from w2s.stages.data import GroundTruth
+from w2s.stages.ensemble import Ensemble
+from w2s.stages.finetune import Finetune
+from w2s.stages.probe import Probe
+from w2s.stages.resample import HeldOutTruth, ResampledTruth
+from w2s.stages.setup import Setup
+from w2s.training.config import TrainConfig
+
+COMBINED = [kind for kind in available(Method) if isinstance(parse(Method, kind), Combined)]
+SIZES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "bagging": ({"num_members": 2}, {"num_members": 4}),
+    "debate_ensemble": ({"num_members": 2}, {"num_members": 4}),
+    "ensemble": ({"num_seeds": 2}, {"num_seeds": 4}),
+    "family_ensemble": ({"models": ["xs", "s"]}, {"models": ["xs", "s", "m"]}),
+    "finetune_ensemble": ({"num_members": 2}, {"num_members": 4}),
+}
+"""A smaller and a larger ensemble of each kind."""
+COMBINERS = {"weighted": {"kind": "weighted", "weights": [1.0, 3.0]}}
+
+
+def combined(kind: str, **fields: object) -> Combined:
+    found = method(kind, **fields)
+    assert isinstance(found, Combined)
+    return found
+
+
+def ensemble_of(planned: Combined, here: Setup | None = None) -> Ensemble:
+    supervision = planned.supervision(here or setup())
+    assert isinstance(supervision, Ensemble)
+    return supervision
+
+
+def classifiers(*stages: Stage) -> list[Finetune | Probe]:
+    return [each for each in closure(stages).values() if isinstance(each, Finetune | Probe)]
+
+
+def keys(stages: tuple[Stage, ...]) -> list[str]:
+    return [stage.key for stage in stages]
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+def test_members_are_what_is_combined_and_all_differ(kind: str) -> None:
+    planned = combined(kind)
+    members = keys(planned.members(setup()))
+    assert members == keys(ensemble_of(planned).members)
+    assert len(set(members)) == len(members) >= 2
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+def test_a_small_ensemble_beside_a_large_one_costs_nothing_at_any_seed(kind: str) -> None:
+    small, large = (combined(kind, **fields) for fields in SIZES[kind])
+    for seed in (0, 1, 5):
+        few, many = keys(small.members(setup(seed))), keys(large.members(setup(seed)))
+        assert few == many[: len(few)]
+        assert len(few) < len(many)
+        needed = closure(large.members(setup(seed))).keys()
+        assert closure(small.members(setup(seed))).keys() <= needed
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+def test_no_two_experiment_seeds_share_a_member(kind: str) -> None:
+    planned = combined(kind, **SIZES[kind][1])
+    by_seed = [set(keys(planned.members(setup(seed)))) for seed in range(4)]
+    assert len(set.union(*by_seed)) == sum(map(len, by_seed))
+
+
+def test_seeds_of_members_leave_room_for_the_most_there_can_be() -> None:
+    planned = combined("finetune_ensemble", num_members=MAX_MEMBERS)
+    seeds = [finetuned(member).seed for seed in (0, 1) for member in planned.members(setup(seed))]
+    assert seeds == list(range(2 * MAX_MEMBERS))
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+@pytest.mark.parametrize("combine", available(Combiner))
+def test_any_combiner_goes_with_any_ensemble(kind: str, combine: str) -> None:
+    fields = SIZES[kind][0] if kind != "ensemble" else {"of": ["naive", "debate"]}
+    planned = combined(kind, **fields, combine=COMBINERS.get(combine, combine))
+    here = setup()
+    ensemble = ensemble_of(planned)
+    truth = {each.split for each in closure([ensemble]).values() if isinstance(each, GroundTruth)}
+    assert truth == planned.truth_in_labels == {"weak_train"}
+    assert combine == "mean" or f"combine={combine}" in planned.label
+    if not ensemble.combine.is_fitted:
+        assert ensemble.held_out is None
+        return
+    assert isinstance(ensemble.held_out, HeldOutTruth)
+    for classifier in classifiers(*ensemble.members):
+        if classifier.train_split == "weak_train":
+            labels = closure([classifier.labels])
+            assert ensemble.held_out.key in labels
+            assert "weak_train" in classifier.predicts
+    assert planned.floor(here) == here.supervisor()
+
+
+def test_fixed_weights_of_another_number_are_refused_before_anything_runs() -> None:
+    planned = combined("finetune_ensemble", combine=COMBINERS["weighted"])
+    with pytest.raises(UserError, match=r"combine\.weights has 2 numbers for 4 members"):
+        planned.supervision(setup())
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+def test_the_size_of_an_ensemble_is_chosen_on_val_and_the_method_says_so(kind: str) -> None:
+    planned = combined(kind, select_size=True)
+    assert planned.truth_in_labels == {"weak_train", "val"}
+    ensemble = ensemble_of(planned)
+    assert ensemble.size_by == setup().truth("val")
+    truth = {each.split for each in closure([ensemble]).values() if isinstance(each, GroundTruth)}
+    assert "test" not in truth
+    assert keys(ensemble.members) == keys(combined(kind).members(setup()))
+
+
+def test_debaters_of_an_ensemble_have_a_debate_each() -> None:
+    planned = combined("debate_ensemble", num_members=3, debater="m")
+    members = [finetuned(member) for member in planned.members(setup(1))]
+    assert keys(planned.transcripts(setup(1))) == [
+        member.transcripts.key for member in members if member.transcripts
+    ]
+    assert len({member.transcripts.key for member in members if member.transcripts}) == 3
+    assert all(debate.debater == setup().ladder["m"] for debate in planned.transcripts(setup(1)))
+
+
+def test_bagging_over_rows_changes_rows_and_nothing_else() -> None:
+    here = setup(3)
+    planned = combined("bagging", num_members=3, share=0.6, replace=False)
+    members = [finetuned(member) for member in planned.members(here)]
+    plain = finetuned(here.supervisor())
+    for number, member in enumerate(members):
+        sample = member.labels
+        assert isinstance(sample, ResampledTruth)
+        assert (sample.share, sample.replace) == (0.6, False)
+        assert sample.seed == 3 * MAX_MEMBERS + number
+        changed = {"labels": plain.labels, "predicts": plain.predicts}
+        assert member.model_copy(update=changed) == plain
+    assert keys(ensemble_of(planned, here).samples) == [member.labels.key for member in members]
+
+
+def test_bagged_debaters_read_one_debate() -> None:
+    planned = combined("bagging", of="debate", num_members=3)
+    members = [finetuned(member) for member in planned.members(setup())]
+    assert {member.transcripts.key for member in members if member.transcripts} == {
+        setup().debate(setup().strong).key
+    }
+    assert planned.label == "bagging(debate, num_members=3)"
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "probe"])
+def test_bagging_over_features_and_layers_changes_what_the_head_reads(mode: str) -> None:
+    recipe = TrainConfig.model_validate({"mode": mode, "epochs": 3})
+    here = replace(setup(1), supervisor_train=recipe)
+
+    def read(member: Stage) -> tuple[int, float, int]:
+        if isinstance(member, Probe):
+            train = member.train
+            assert member.features.layer == train.layer
+            return train.layer, train.feature_share, train.feature_seed
+        train = finetuned(member).train
+        return train.head_layer, train.head_share, train.head_seed
+
+    features = combined("bagging", over="features", feature_share=0.3, num_members=2)
+    first = MAX_MEMBERS
+    assert [read(member) for member in features.members(here)] == [
+        (-1, 0.3, first),
+        (-1, 0.3, first + 1),
+    ]
+    layers = combined("bagging", over="layers", layers=[1, 2])
+    assert [read(member) for member in layers.members(here)] == [(1, 1.0, 0), (2, 1.0, 0)]
+    assert ensemble_of(layers, here).samples == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"replace": False}, "gives every member the same rows"),
+        ({"over": "layers"}, "two different `layers` or more; found none"),
+        ({"over": "layers", "layers": [2, 2]}, "two different `layers` or more; found 2, 2"),
+        ({"layers": [1, 2]}, '`layers` goes with over = "layers"'),
+        ({"of": "style_only"}, "learns nothing from weak_train"),
+    ],
+)
+def test_bagging_that_would_change_nothing_is_refused(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        combined("bagging", **fields).supervision(setup())
+
+
+def test_an_ensemble_over_methods_takes_their_supervision_at_each_seed() -> None:
+    planned = combined("ensemble", of=["naive", {"kind": "debate", "debater": "weak"}], num_seeds=2)
+    here = setup(1)
+    first, second = here.at_seed(MAX_MEMBERS), here.at_seed(MAX_MEMBERS + 1)
+    naive, debate = planned.of
+    assert keys(planned.members(here)) == [
+        naive.supervision(first).key,
+        debate.supervision(first).key,
+        naive.supervision(second).key,
+        debate.supervision(second).key,
+    ]
+    assert planned.label == "ensemble(naive + debate(weak), num_seeds=2)"
+    budget = {"kind": "ground_truth_mixing", "share": 0.5}
+    within = combined("ensemble", of=["naive", budget])
+    assert within.truth_in_labels == {"weak_train", "strong_train"}
+
+
+def test_models_of_a_family_are_supervisors_by_their_names() -> None:
+    here = setup()
+    planned = combined("family_ensemble", models=["xs", "m", "strong"])
+    models = [finetuned(member).model for member in planned.members(here)]
+    assert models == [here.ladder[name] for name in ("xs", "m", "l")]
+    between = [finetuned(member).model for member in combined("family_ensemble").members(here)]
+    assert between == [here.ladder[name] for name in ("xs", "s", "m")]
+    assert planned.floor(here) == here.supervisor()
+    with pytest.raises(UserError, match=r"two models or more; found weak"):
+        combined("family_ensemble", models=["weak", "xs"]).supervision(here)
+    with pytest.raises(UserError, match=r"with none between it and the strong; name some"):
+        combined("family_ensemble").supervision(setup(strong="s"))

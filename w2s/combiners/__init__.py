@@ -1,0 +1,1 @@
+"""How predictions of several supervisors become one: a file a kind."""
