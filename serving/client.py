@@ -6,6 +6,7 @@ over as they finish. A backend gives it a `Transport`, which sends one request a
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
+from serving.budget import Meter, estimated_tokens
 from serving.errors import CompletionFailed, TransientFailure
 from serving.messages import Completion, Sampling, ServingSpec
 
@@ -178,8 +180,15 @@ class BatchingClient:
     It belongs to the event loop it is first used in.
     """
 
-    def __init__(self, transport: Transport, policy: RequestPolicy | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        policy: RequestPolicy | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        """Args: meter: limits of what costs something; its transport books what answers cost."""
         self._transport = transport
+        self._meter = meter
         self._policy = policy or RequestPolicy()
         self._slots = asyncio.Semaphore(self._policy.max_requests_in_flight)
         # Jitter only spreads waiting times, so it needs no seed.
@@ -196,7 +205,7 @@ class BatchingClient:
         assert len(prompts) == len(seeds), f"{len(prompts)} prompts but {len(seeds)} seeds"
         timeout_s = self._policy.timeout_s
         return await self._in_requests(
-            len(prompts),
+            [estimated_tokens(prompt) + sampling.max_tokens for prompt in prompts],
             lambda part: self._transport.send(prompts[part], sampling, seeds[part], timeout_s),
             on_completion,
         )
@@ -209,8 +218,10 @@ class BatchingClient:
     ) -> list[Scores]:
         """Score the choices after every prompt; see `CompletionClient.score`."""
         timeout_s = self._policy.timeout_s
+        # A server that echoes reads the prompt alone and with each choice.
+        times = 1 + len(choices)
         return await self._in_requests(
-            len(prompts),
+            [times * (estimated_tokens(prompt) + 1) for prompt in prompts],
             lambda part: self._transport.score(prompts[part], choices, timeout_s),
             on_scores,
         )
@@ -221,14 +232,15 @@ class BatchingClient:
         """Class probabilities of every text; see `CompletionClient.classify`."""
         timeout_s = self._policy.timeout_s
         return await self._in_requests(
-            len(texts),
+            [estimated_tokens("".join(text)) for text in texts],
             lambda part: self._transport.classify(texts[part], timeout_s),
             on_probabilities,
         )
 
     async def stream(self, prompt: str, sampling: Sampling, seed: int) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece; not retried, because pieces are already out."""
-        async with self._slots:
+        tokens = estimated_tokens(prompt) + sampling.max_tokens
+        async with self._slots, self._metered(tokens):
             async for piece in self._transport.stream(
                 prompt, sampling, seed, self._policy.timeout_s
             ):
@@ -240,18 +252,25 @@ class BatchingClient:
 
     async def _in_requests(
         self,
-        num_prompts: int,
+        tokens: Sequence[int],
         send: Callable[[slice], Awaitable[list[R]]],
         on_result: Callable[[int, R], None] | None,
     ) -> list[R]:
-        """Cut the prompts into requests, keep a bounded number of them in flight."""
+        """Cut the prompts into requests, keep a bounded number of them in flight.
+
+        Args:
+            tokens: for each prompt an estimate of what it takes, in and out.
+            send: one attempt at a part of the prompts.
+            on_result: gets results as they come.
+        """
+        num_prompts = len(tokens)
         size = self._policy.prompts_per_request if self._transport.seeds_per_request else 1
         results: dict[int, R] = {}
 
         async def request(start: int) -> None:
             part = slice(start, min(start + size, num_prompts))
             async with self._slots:
-                found = await self._attempt(part.stop - part.start, lambda: send(part))
+                found = await self._attempt(tokens[part], lambda: send(part))
             for index, result in enumerate(found, start):
                 results[index] = result
                 if on_result is not None:
@@ -260,11 +279,14 @@ class BatchingClient:
         await run_all(request(start) for start in range(0, num_prompts, size))
         return [results[index] for index in range(num_prompts)]
 
-    async def _attempt(self, num_prompts: int, send: Callable[[], Awaitable[list[R]]]) -> list[R]:
-        policy = self._policy
+    async def _attempt(
+        self, tokens: Sequence[int], send: Callable[[], Awaitable[list[R]]]
+    ) -> list[R]:
+        policy, num_prompts = self._policy, len(tokens)
         for attempt in range(1, policy.max_attempts + 1):
             try:
-                results = await asyncio.wait_for(send(), policy.timeout_s)
+                async with self._metered(sum(tokens)):
+                    results = await asyncio.wait_for(send(), policy.timeout_s)
                 if len(results) != num_prompts:
                     raise CompletionFailed(
                         f"asked about {num_prompts} prompts, got {len(results)} answers"
@@ -280,6 +302,10 @@ class BatchingClient:
                 log.warning("attempt=%d failed, next in %.1f s: %s", attempt, delay, cause)
                 await asyncio.sleep(delay)
         raise AssertionError("unreachable")
+
+    def _metered(self, tokens: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Waits for room in the limits, where there are any; its time is not the attempt's."""
+        return self._meter.request(tokens) if self._meter else contextlib.nullcontext()
 
     def _delay_s(self, attempt: int, retry_after_s: float | None) -> float:
         """Full jitter: up to the doubled bound, but not before the server's own wish."""

@@ -4,6 +4,7 @@
     ├── ServingInputError      the caller's input cannot be served; also a ValueError
     ├── DeploymentFailed       a model's replicas did not come up
     └── CompletionFailed       a request failed for good, after its retries
+        ├── BudgetSpent        the budget of a model has no room for it
         └── TransientFailure   a request failed in a way that another attempt may mend
 
 All of them pickle, because they cross Ray processes.
@@ -24,6 +25,10 @@ class DeploymentFailed(ServingError):
 
 class CompletionFailed(ServingError):
     """A request for completions failed for good."""
+
+
+class BudgetSpent(CompletionFailed):
+    """What a model may cost is spent; no request of this client was in flight any more."""
 
 
 class TransientFailure(CompletionFailed):

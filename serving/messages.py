@@ -38,6 +38,8 @@ class Sampling(ServingSpec, frozen=True):
     """Tokens before which neither the end-of-text token nor a stop string ends a completion."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are not part of its text."""
+    json_schema: str | None = None
+    """JSON schema, as text, that a completion must obey; None: free text."""
 
     @model_validator(mode="after")
     def _min_is_not_above_max(self) -> Self:

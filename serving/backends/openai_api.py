@@ -2,22 +2,30 @@
 
 `deploy` checks that it answers, `remove` leaves it alone.
 
-The completions route has one seed a request, so every prompt is a request of its own. How likely a
-text is as what comes next, the route tells in one of two ways: it echoes a prompt with the
-log-probabilities of its tokens (exact for texts of any length; vLLM and others), or it lists the
-most likely first tokens (fits texts of one token each).
+The routes have one seed a request, so every prompt is a request of its own: a text to go on from at
+`/completions`, a user's message at `/chat/completions`. How likely a text is as what comes next, a
+server tells in one of two ways: it echoes a prompt with the log-probabilities of its tokens (exact
+for texts of any length; vLLM and others), or it lists the most likely first tokens (fits texts of
+one token each; the only way of a chat).
+
+What is asked has limits a minute and a budget (`serving.budget`), and where a folder is given,
+every answer is kept and never asked for again (`serving.cache`).
 """
 
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from serving.backends.base import Backend
+from serving.budget import Ledger, Limits, Meter, Usage
+from serving.cache import AnswerCache, CachingClient
 from serving.client import (
     BatchingClient,
     CompletionClient,
@@ -33,6 +41,10 @@ from serving.scoring import continuations
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 CHECK_TIMEOUT_S = 10.0
+CHAT_TOP_LOGPROBS = 20
+"""The most that OpenAI lists, and vLLM unless told otherwise."""
+LEDGER_FILE = "spent.sqlite"
+CACHE_FILE = "answers.sqlite"
 
 
 class OpenaiApi(Backend, frozen=True):
@@ -41,11 +53,26 @@ class OpenaiApi(Backend, frozen=True):
     kind: Literal["openai_api"] = "openai_api"
     base_url: str
     """URL that the routes hang on, such as `http://127.0.0.1:8000/v1`."""
-    api_key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; where it is not set, no key is sent."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the key; None: no key is sent."""
+    api_key: SecretStr | None = None
+    """The key itself, for a process with another environment; see `with_key`."""
+    chat: bool = False
+    """Whether a prompt goes as a user's message of a chat; else as a text to go on from."""
+    system: str = ""
+    """System message of every chat; empty: none."""
     top_logprobs: int = Field(default=0, ge=0)
     """Most likely first tokens to ask for when choices are scored: for servers that do not echo a
-    prompt's log-probabilities, and choices of one token each; 0 asks for the echo."""
+    prompt's log-probabilities, and choices of one token each; 0 asks for the echo, or in a chat,
+    which has none, for 20."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name of the field that bounds an answer."""
+    limits: Limits = Limits()
+    """What may be asked, by all clients of the account together where there is a folder."""
+    account: str = ""
+    """Name under which spending is booked; empty: the model's id."""
+    folder: str | None = None
+    """Folder of what was answered and spent; None: nothing is kept."""
 
     def deploy_all(
         self, models: Sequence[ServedModel], placement: Placement
@@ -53,7 +80,7 @@ class OpenaiApi(Backend, frozen=True):
         """Check that the server answers; placement is its own affair; see `Backend.deploy_all`."""
         url = self.base_url.rstrip("/")
         try:
-            response = httpx.get(f"{url}/models", headers=self._headers(), timeout=CHECK_TIMEOUT_S)
+            response = httpx.get(f"{url}/models", headers=self.headers(), timeout=CHECK_TIMEOUT_S)
         except httpx.HTTPError as error:
             raise ServingInputError(
                 f"no answer from {url}/models ({error or type(error).__name__}); "
@@ -61,7 +88,12 @@ class OpenaiApi(Backend, frozen=True):
             ) from error
         if response.status_code in (401, 403):
             raise ServingInputError(
-                f"{url} refuses the key ({response.status_code}); set {self.api_key_variable}"
+                f"{url} refuses the key ({response.status_code}); "
+                + (
+                    f"set {self.api_key_variable} to one that it takes"
+                    if self.api_key_variable
+                    else "name the environment variable that holds one in api_key_variable"
+                )
             )
         known = self._known(response)
         for model in models:
@@ -76,14 +108,47 @@ class OpenaiApi(Backend, frozen=True):
 
     def client(self, endpoint: Endpoint, policy: RequestPolicy | None = None) -> CompletionClient:
         """A client over HTTP; see `Backend.client`."""
-        return BatchingClient(HttpTransport(endpoint, self._headers(), self.top_logprobs), policy)
+        account = self.account or endpoint.model
+        meter = Meter(self.limits, account, self.ledger())
+        client = BatchingClient(HttpTransport(endpoint, self, meter), policy, meter)
+        if self.folder is None:
+            return client
+        cache = AnswerCache(Path(self.folder) / CACHE_FILE)
+        return CachingClient(client, cache, endpoint.digest)
+
+    def ledger(self) -> Ledger:
+        """What was spent, in the folder or in memory."""
+        return Ledger(Path(self.folder) / LEDGER_FILE if self.folder else None)
+
+    def with_key(self) -> "OpenaiApi":
+        """A copy that brings its key along to other processes.
+
+        Raises:
+            ServingInputError: the environment variable is not set.
+        """
+        return self.model_copy(update={"api_key": self._key()})
 
     def remove(self, endpoint: Endpoint) -> None:
         """Nothing: the server is not ours."""
 
-    def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self.api_key_variable)
-        return {"Authorization": f"Bearer {key}"} if key else {}
+    def headers(self) -> dict[str, str]:
+        """Of every request.
+
+        Raises:
+            ServingInputError: there must be a key, and there is none.
+        """
+        key = self._key()
+        return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+    def _key(self) -> SecretStr | None:
+        if self.api_key is not None or self.api_key_variable is None:
+            return self.api_key
+        if not (found := os.environ.get(self.api_key_variable)):
+            raise ServingInputError(
+                f"no key for {self.base_url}: the environment variable {self.api_key_variable} is "
+                "not set; set it, or name another one in api_key_variable"
+            )
+        return SecretStr(found)
 
     @staticmethod
     def _known(response: httpx.Response) -> set[str]:
@@ -94,16 +159,18 @@ class OpenaiApi(Backend, frozen=True):
 
 
 class HttpTransport:
-    """Sends one prompt a request to `/completions`."""
+    """Sends one prompt a request to `/completions` or `/chat/completions`."""
 
     seeds_per_request = False
 
-    def __init__(self, endpoint: Endpoint, headers: dict[str, str], top_logprobs: int = 0) -> None:
+    def __init__(self, endpoint: Endpoint, api: OpenaiApi, meter: Meter) -> None:
+        """Args: endpoint: URL and id of the model. api: how to ask. meter: gets what it cost."""
         self._endpoint = endpoint
-        self._top_logprobs = top_logprobs
+        self._api = api
+        self._meter = meter
         # The policy's timeout bounds a whole attempt, and its slots bound the connections.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._http = httpx.AsyncClient(headers=headers, timeout=None, limits=limits)
+        self._http = httpx.AsyncClient(headers=api.headers(), timeout=None, limits=limits)
 
     async def send(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], timeout_s: float
@@ -113,11 +180,17 @@ class HttpTransport:
         reply = await self._post(self._body(prompt, sampling, seed), timeout_s)
         with self._expecting("a completion", reply):
             choice = reply["choices"][0]
+            text = choice["message"]["content"] if self._api.chat else choice["text"]
+            usage = reply["usage"]
+            details = usage.get("prompt_tokens_details") or {}
             return [
                 Completion(
-                    text=choice["text"],
-                    num_tokens=reply["usage"]["completion_tokens"],
+                    # A refusal, or an answer that was all thinking, has no content.
+                    text=text or "",
+                    num_tokens=usage["completion_tokens"],
                     finish_reason=choice["finish_reason"],
+                    num_prompt_tokens=usage.get("prompt_tokens", 0),
+                    num_cached_tokens=details.get("cached_tokens") or 0,
                 )
             ]
 
@@ -126,7 +199,7 @@ class HttpTransport:
     ) -> list[Scores]:
         """Score the choices after one prompt; see `Transport.score`."""
         (prompt,) = prompts
-        if self._top_logprobs:
+        if self._api.top_logprobs or self._api.chat:
             return [await self._score_first_tokens(prompt, choices, timeout_s)]
         return [await self._score_echo(prompt, choices, timeout_s)]
 
@@ -146,17 +219,31 @@ class HttpTransport:
         self, prompt: str, sampling: Sampling, seed: int, timeout_s: float
     ) -> AsyncIterator[str]:
         """Complete one prompt, piece by piece; see `Transport.stream`."""
-        body = {**self._body(prompt, sampling, seed), "stream": True}
-        async with self._http.stream("POST", self._url(), json=body, timeout=timeout_s) as response:
-            if not response.is_success:
-                self._check(
-                    response.status_code, (await response.aread()).decode(), response.headers
-                )
-            async for line in response.aiter_lines():
-                if not line.startswith("data:") or line.endswith("[DONE]"):
-                    continue
-                for choice in json.loads(line.removeprefix("data:"))["choices"]:
-                    yield choice["text"]
+        body = {
+            **self._body(prompt, sampling, seed),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        try:
+            async with self._http.stream(
+                "POST", self._url(), json=body, timeout=timeout_s
+            ) as response:
+                if not response.is_success:
+                    self._check(
+                        response.status_code, (await response.aread()).decode(), response.headers
+                    )
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:") or line.endswith("[DONE]"):
+                        continue
+                    event = json.loads(line.removeprefix("data:"))
+                    if event.get("usage"):
+                        self._charge(event)
+                    for choice in event["choices"]:
+                        piece = choice["delta"].get("content") if self._api.chat else choice["text"]
+                        if piece:
+                            yield piece
+        except httpx.TransportError as error:
+            raise TransientFailure(f"{self._url()}: {error or type(error).__name__}") from error
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -198,25 +285,31 @@ class HttpTransport:
         self, prompt: str, choices: Sequence[str], timeout_s: float
     ) -> Scores:
         """From the most likely first tokens of a completion."""
+        number = self._api.top_logprobs or CHAT_TOP_LOGPROBS
         body = {
-            "model": self._endpoint.model,
-            "prompt": prompt,
-            "max_tokens": 1,
+            **self._asked(prompt),
+            self._api.token_limit: 1,
             "temperature": 0.0,
-            "logprobs": self._top_logprobs,
+            **({"logprobs": True, "top_logprobs": number} if self._api.chat else {}),
+            **({} if self._api.chat else {"logprobs": number}),
         }
         reply = await self._post(body, timeout_s)
         with self._expecting("the log-probabilities of first tokens", reply):
-            listed: dict[str, float] = reply["choices"][0]["logprobs"]["top_logprobs"][0]
-            shown = ", ".join(map(repr, listed))
-        for choice in choices:
-            if choice not in listed:
-                raise CompletionFailed(
-                    f"{self._url()}: choice {choice!r} is not among the most likely first tokens "
-                    f"({shown}); raise top_logprobs, give choices of one token, or use a server "
-                    "that echoes a prompt with log-probabilities (top_logprobs = 0)"
-                )
-        return tuple(float(listed[choice]) for choice in choices)
+            told = reply["choices"][0]["logprobs"]
+            if self._api.chat:
+                (position,) = told["content"]
+                listed = [(item["token"], item["logprob"]) for item in position["top_logprobs"]]
+            else:
+                listed = list(told["top_logprobs"][0].items())
+            scores = first_token_scores(listed, choices, stripped=self._api.chat)
+        if scores is None:
+            raise CompletionFailed(
+                f"{self._url()}: none of {', '.join(map(repr, choices))} is among the most likely "
+                f"first tokens ({', '.join(repr(token) for token, _ in listed)}); raise "
+                "top_logprobs, give choices of one token that the model would begin with, or use a "
+                "server that echoes a prompt with log-probabilities (top_logprobs = 0)"
+            )
+        return scores
 
     async def _post(self, body: dict[str, Any], timeout_s: float, url: str = "") -> Any:
         """The reply to one request, as JSON; to the completions route unless told otherwise."""
@@ -226,28 +319,45 @@ class HttpTransport:
             raise TransientFailure(f"{self._url()}: {error or type(error).__name__}") from error
         self._check(response.status_code, response.text, response.headers)
         with self._expecting("JSON", response.text):
-            return response.json()
+            reply = response.json()
+            self._charge(reply)
+        return reply
+
+    def _charge(self, reply: dict[str, Any]) -> None:
+        """Book what an answer says that it cost; one that says nothing cost a request."""
+        usage = reply.get("usage") or {}
+        self._meter.charge(
+            Usage(1, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        )
 
     @contextmanager
     def _expecting(self, what: str, reply: Any) -> Iterator[None]:
         """Say what a reply lacks in place of how reading it failed."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CompletionFailed(
                 f"{self._url()} answered without {what}: {str(reply)[:200]!r}"
             ) from error
 
     def _url(self) -> str:
-        return f"{self._endpoint.base_url}/completions"
+        return f"{self._endpoint.base_url}/{'chat/' if self._api.chat else ''}completions"
+
+    def _asked(self, prompt: str) -> dict[str, Any]:
+        """The model and the prompt, in the words of the route."""
+        if not self._api.chat:
+            return {"model": self._endpoint.model, "prompt": prompt}
+        messages = [{"role": "user", "content": prompt}]
+        if self._api.system:
+            messages.insert(0, {"role": "system", "content": self._api.system})
+        return {"model": self._endpoint.model, "messages": messages}
 
     def _body(self, prompt: str, sampling: Sampling, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": self._endpoint.model,
-            "prompt": prompt,
+            **self._asked(prompt),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
+            self._api.token_limit: sampling.max_tokens,
             "seed": seed,
         }
         if sampling.stop:
@@ -255,6 +365,9 @@ class HttpTransport:
         # Known to vLLM and others, but not to every server: sent only when asked for.
         if sampling.min_tokens:
             body["min_tokens"] = sampling.min_tokens
+        if sampling.json_schema is not None:
+            schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
     def _check(self, status: int, text: str, headers: httpx.Headers) -> None:
@@ -268,3 +381,33 @@ class HttpTransport:
                 wait_s = None
             raise TransientFailure(message, wait_s)
         raise CompletionFailed(message)
+
+
+def first_token_scores(
+    listed: Sequence[tuple[str, float]], choices: Sequence[str], *, stripped: bool
+) -> Scores | None:
+    """Log-probability of each choice, from a list of likely first tokens.
+
+    A choice that is not listed is at most as likely as the last token that is: it gets that token's
+    score, an upper bound.
+
+    Args:
+        listed: tokens and log-probabilities in nats.
+        choices: what may come first.
+        stripped: whether space around tokens and choices does not count, as at the beginning of a
+            chat's answer; tokens that then are the same count together.
+
+    Returns:
+        One score a choice, or None where no choice is listed.
+    """
+    found: dict[str, float] = {}
+    for token, logprob in listed:
+        name = token.strip() if stripped else token
+        before = found.get(name, -math.inf)
+        high, low = max(before, logprob), min(before, logprob)
+        found[name] = high + math.log1p(math.exp(low - high))
+    wanted = [choice.strip() if stripped else choice for choice in choices]
+    if not any(choice in found for choice in wanted):
+        return None
+    least = min(logprob for _, logprob in listed)
+    return tuple(float(found.get(choice, least)) for choice in wanted)

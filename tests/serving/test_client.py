@@ -1,17 +1,21 @@
 import asyncio
+import json
 import math
+import pickle
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from serving.backends.openai_api import OpenaiApi
 from serving.backends.scripted import ScriptedTransport
-from serving.client import BatchingClient, RequestPolicy
-from serving.errors import CompletionFailed, ServingInputError, TransientFailure
+from serving.budget import Ledger, Limits, Usage
+from serving.client import BatchingClient, CompletionClient, RequestPolicy
+from serving.errors import BudgetSpent, CompletionFailed, ServingInputError, TransientFailure
 from serving.messages import Completion, Sampling, seed_of
-from serving.models import Placement, ServedModel
+from serving.models import Endpoint, Placement, ServedModel
 
 FAST = RequestPolicy(base_delay_s=0.001, max_delay_s=0.002, max_attempts=3, timeout_s=5)
 MODEL = ServedModel(name="m", path="org/m", digest="d")
@@ -28,6 +32,7 @@ async def server(completions: Handler):
     app = web.Application()
     app.router.add_get("/v1/models", models)
     app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/v1/chat/completions", completions)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -336,10 +341,153 @@ def test_choices_are_found_among_the_most_likely_first_tokens_or_refused():
         told = {"top_logprobs": [{" 1": -0.5, " 0": -1.5, " the": -3.0}]}
         return web.json_response({"choices": [{"index": 0, "text": " 1", "logprobs": told}]})
 
-    asked = asyncio.run(ask_scores(handler, ["x is"], [" 0", " 1"], top_logprobs=3))
-    assert asked == [(-1.5, -0.5)]
-    with pytest.raises(CompletionFailed, match=r"' no' is not among .*' the'.*raise top_logprobs"):
-        asyncio.run(ask_scores(handler, ["x is"], [" 1", " no"], top_logprobs=3))
+    def scores(*choices: str) -> list[tuple[float, ...]]:
+        return asyncio.run(ask_scores(handler, ["x is"], list(choices), top_logprobs=3))
+
+    assert scores(" 0", " 1") == [(-1.5, -0.5)]
+    # One that is not listed is at most as likely as the last that is.
+    assert scores(" 1", " no") == [(-0.5, -3.0)]
+    with pytest.raises(CompletionFailed, match=r"none of ' yes', ' no' is among .*' the'.*raise"):
+        scores(" yes", " no")
+
+
+def chat(content: str | None, **more: object) -> web.Response:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    choice = {"index": 0, "message": {"content": content}, "finish_reason": "stop", **more}
+    return web.json_response({"choices": [choice], "usage": usage})
+
+
+async def with_chat(handler: Handler, use: Callable[..., Awaitable[object]], **fields: object):
+    """What `use` makes of a client of a chat server."""
+    async with server(handler) as url:
+        backend = OpenaiApi.model_validate({"base_url": url, "chat": True, **fields})
+        endpoint = await asyncio.to_thread(backend.deploy, MODEL, Placement())
+        client = backend.client(endpoint, FAST)
+        try:
+            return await use(client)
+        finally:
+            await client.aclose()
+
+
+def test_a_chat_gets_the_prompt_as_a_message_and_the_schema_that_its_answer_obeys():
+    bodies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return chat("fine" if len(bodies) == 1 else None)
+
+    sampling = Sampling(max_tokens=9, json_schema='{"type": "object"}')
+    answers = asyncio.run(
+        with_chat(
+            handler,
+            lambda client: client.complete(["p", "q"], sampling, [3, 4]),
+            system="Be brief.",
+            token_limit="max_completion_tokens",
+        )
+    )
+    assert answers == [Completion("fine", 2, "stop", 7), Completion("", 2, "stop", 7)]
+    assert bodies[0] == {
+        "model": "org/m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "p"},
+        ],
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_completion_tokens": 9,
+        "seed": 3,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
+    }
+
+
+def test_a_chat_scores_label_words_without_the_space_before_them():
+    listed = {"Yes": -0.5, " yes": -3.0, "No": -1.0, " No": -1.0, "Hm": -2.0}
+    top = [{"token": token, "logprob": logprob} for token, logprob in listed.items()]
+
+    async def handler(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
+        return chat("Yes", logprobs={"content": [{"token": "Yes", "top_logprobs": top}]})
+
+    scores = asyncio.run(with_chat(handler, lambda client: client.score(["p"], [" Yes", " No"])))
+    assert scores == [(-0.5, pytest.approx(-1.0 + math.log(2)))]
+
+
+def test_a_chat_streams_what_its_answer_is_made_of():
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert (await request.json())["stream_options"] == {"include_usage": True}
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for delta in ({"role": "assistant"}, {"content": "a"}, {"content": " b"}):
+            event = json.dumps({"choices": [{"delta": delta}]})
+            await response.write(f"data: {event}\n\n".encode())
+        usage = '{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}'
+        await response.write(f"data: {usage}\n\ndata: [DONE]\n\n".encode())
+        return response
+
+    async def pieces(client: CompletionClient) -> list[str]:
+        return [piece async for piece in client.stream("p", Sampling(), 1)]
+
+    assert asyncio.run(with_chat(handler, pieces)) == ["a", " b"]
+
+
+def test_the_key_comes_from_the_environment_and_travels_hidden(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return completion("ok")
+
+    async def run(backend: OpenaiApi) -> None:
+        endpoint = Endpoint(model="org/m", digest="d", base_url=backend.base_url, app="")
+        client = backend.client(endpoint, FAST)
+        await client.complete(["p"], Sampling(), [1])
+        await client.aclose()
+
+    async def both() -> None:
+        async with server(handler) as url:
+            backend = OpenaiApi(base_url=url, api_key_variable="W2S_TEST_KEY")
+            with pytest.raises(ServingInputError, match="variable W2S_TEST_KEY is not set"):
+                backend.with_key()
+            monkeypatch.setenv("W2S_TEST_KEY", "secret")
+            there = pickle.loads(pickle.dumps(backend.with_key()))
+            monkeypatch.delenv("W2S_TEST_KEY")
+            assert "secret" not in f"{there!r} {there.model_dump_json()}"
+            await run(there)
+
+    asyncio.run(both())
+    assert seen == ["Bearer secret"]
+
+
+def test_a_spent_budget_ends_a_call_after_what_was_in_flight_and_is_not_retried(tmp_path: Path):
+    asked, handed = [], []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append((await request.json())["seed"])
+        await asyncio.sleep(0.02)
+        return chat("ok")
+
+    def ask_all(client: CompletionClient) -> Awaitable[object]:
+        return client.complete(
+            [f"p{i}" for i in range(6)], Sampling(), range(6), lambda i, _: handed.append(i)
+        )
+
+    fields = {"limits": Limits(max_requests=4), "folder": str(tmp_path), "account": "s/gpt"}
+    for _ in range(2):
+        with pytest.raises(BudgetSpent, match=r"s/gpt is spent: 4 of 4 requests"):
+            asyncio.run(with_chat(handler, ask_all, **fields))
+        # The second time they come from the cache.
+        assert sorted(handed) == [0, 1, 2, 3]
+        handed.clear()
+    assert sorted(asked) == [0, 1, 2, 3]
+    assert Ledger(tmp_path / "spent.sqlite").spent("s/gpt") == Usage(4, 28, 8)
+    fields["limits"] = Limits(max_requests=6)
+    answers = asyncio.run(with_chat(handler, ask_all, **fields))
+    assert answers == [Completion("ok", 2, "stop", 7)] * 6
+    assert sorted(asked) == list(range(6))
 
 
 def test_scores_come_in_the_order_of_the_prompts_however_they_are_batched():
