@@ -14,6 +14,9 @@ from serving.debate.protocols.base import DebateProtocol
 from serving.debate.protocols.sequential import Sequential
 from serving.models import ServedModel
 from w2s.almanac.world import World
+from w2s.combiners.base import Combiner
+from w2s.combiners.mean import Mean
+from w2s.combiners.vote import Vote
 from w2s.corpora.base import Corpus
 from w2s.experiment import Experiment
 from w2s.losses.base import Loss
@@ -36,6 +39,7 @@ from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.imitation import StatedLabels
+from w2s.stages.members import MemberLabels
 from w2s.stages.mixing import MixedLabels
 from w2s.stages.oversight import Oversight
 from w2s.stages.posterior import EMPosterior
@@ -43,6 +47,7 @@ from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
 from w2s.stages.relabel import OverlapDensity, ProbeRelabel
+from w2s.stages.resample import HeldOutTruth, ResampledTruth
 from w2s.stages.selection import ConfidentSelection
 from w2s.stages.simulable import SimulableSupervisor
 from w2s.stages.style import StyleClassifier
@@ -54,8 +59,10 @@ from w2s.tasks.base import PromptTemplate, Task
 from w2s.tasks.sciq import SciQ
 from w2s.tasks.table import Table
 from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
+from w2s.weightings.base import Weighting
 
 REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
+    (Combiner, "weighted"): {"weights": (1.0, 3.0)},
     (Corpus, "text"): {
         "sources": [{"path": "corpus.parquet", "template": "{text}"}],
         "num_tokens": 1000,
@@ -63,6 +70,7 @@ REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
     (Corpus, "almanac"): {"rare_share": 0.5, "custom_share": 0.5},
     (Corpus, "task"): {"num_tokens": 1000},
     (Task, "safety"): {"path": "safety.csv"},
+    (Weighting, "fixed"): {"values": (0.25, 0.75)},
     (Task, "table"): {
         "path": "table.csv",
         "prompt": "{text}",
@@ -75,7 +83,15 @@ REQUIRED: dict[tuple[type[BaseModel], str], dict[str, Any]] = {
 
 def registered() -> list[BaseModel]:
     """Every spec that can be named by kind, at its defaults."""
-    bases: tuple[type[BaseModel], ...] = (Loss, Method, Task, Corpus, DebateProtocol)
+    bases: tuple[type[BaseModel], ...] = (
+        Combiner,
+        Corpus,
+        DebateProtocol,
+        Loss,
+        Method,
+        Task,
+        Weighting,
+    )
     return [
         parse(base, {"kind": kind, **REQUIRED.get((base, kind), {})})
         for base in bases
@@ -126,8 +142,11 @@ def stages() -> list[BaseModel]:
         debate,
         ShuffledTranscripts(transcripts=debate, seed=0),
         PermutedTranscripts(transcripts=debate, task=task, seed=0),
-        Ensemble(members=(tuned, tuned)),
+        Ensemble(members=(tuned, tuned), samples=(truth, truth)),
+        ResampledTruth(labels=truth, prompts=prompts, seed=0),
+        HeldOutTruth(labels=truth, prompts=prompts, share=0.2, seed=0),
         ShuffledLabels(labels=tuned, seed=0),
+        MemberLabels(members=(tuned, tuned), weights=parse(Weighting, "mean")),
         ConfidentSelection(labels=tuned, by="top_share"),
         MixedLabels(labels=tuned, truth=own_truth, share=0.1, seed=0),
         SyntheticErrors(
@@ -187,6 +206,9 @@ def plain() -> list[BaseModel]:
 
 
 OTHER: dict[tuple[str, str], Any] = {
+    ("Product", "powers"): (1.0, 2.0),
+    ("Bagging", "layers"): (1, 2),
+    ("FamilyEnsemble", "models"): ("weak", "strong"),
     ("TrainConfig", "betas"): (0.8, 0.99),
     ("TrainConfig", "label_words"): ("no", "yes"),
     ("LoraConfig", "target_modules"): ("q_proj",),
@@ -242,12 +264,16 @@ def other(spec: BaseModel, name: str) -> Any:
         return value * 0.5 if value else 0.25
     if isinstance(value, str):
         return value + "x"
+    if isinstance(value, Combiner):
+        return Vote() if not isinstance(value, Vote) else Mean()
     if isinstance(value, Loss):
         return Product() if not isinstance(value, Product) else Xent()
     if isinstance(value, Task):
         return SciQ()
     if isinstance(value, Method):
         return parse(Method, "debate")
+    if isinstance(value, Weighting):
+        return parse(Weighting, "dynamic")
     if isinstance(value, BaseModel):
         return next(variant for _, variant in variants(value))
     if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
