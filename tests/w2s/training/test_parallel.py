@@ -12,13 +12,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from w2s.losses.base import Loss
 from w2s.losses.confidence import Confidence
+from w2s.losses.evidential import Evidential
 from w2s.losses.xent import Xent
 from w2s.models.classifier import Classifier, prepare_backbone
 from w2s.training.batching import TokenRows
 from w2s.training.config import GenerativeConfig, TrainConfig
 from w2s.training.generative import finetune_language_model
 from w2s.training.loop import finetune, predict
+from w2s.training.members import MemberWeights
 from w2s.training.parallel import Replicas
+from w2s.weightings.dynamic import Dynamic
+from w2s.weightings.learned import Learned
 
 # 33 rows: the last update has one row, none of which is the first replica's.
 NUM_ROWS = 33
@@ -29,6 +33,8 @@ LOSSES: dict[str, Loss] = {
     "weights": CONFIDENCE,
     "options": CONFIDENCE,
     "options, weights": Xent(),
+    "members, weights": CONFIDENCE,
+    "learned members, weights": Evidential(),
 }
 """By job; its name says what else is in it."""
 SHAPE = LlamaConfig(
@@ -55,15 +61,22 @@ def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str
     rows = texts(NUM_ROWS * (2 if options else 1), 2 if options else 1)
     rng = np.random.default_rng(1)
     p1 = rng.random(NUM_ROWS)
+    targets = np.stack([1 - p1, p1], 1)
+    members = None
+    if "members" in kind:
+        targets = rng.dirichlet(np.ones(2), size=(NUM_ROWS, 3))
+        weighting = Learned(learning_rate=0.05) if "learned" in kind else Dynamic()
+        members = MemberWeights(weighting, weighting.weights(np.log(targets)))
     classifier = Classifier.fresh(prepare_backbone(LlamaModel(SHAPE)), 2, seed=0, options=options)
     curve = finetune(
         classifier,
         rows,
-        np.stack([1 - p1, p1], 1),
+        targets,
         LOSSES[kind],
         TrainConfig(learning_rate=3e-3, epochs=2, batch_size=32, weight_decay=0.1),
         seed=0,
         weights_N=rng.uniform(0, 2, size=NUM_ROWS) if "weights" in kind else None,
+        members=members,
         replicas=replicas,
         micro_batch_size=micro_batch_size,
     )
@@ -71,6 +84,7 @@ def job(kind: str, replicas: Replicas, micro_batch_size: int | None) -> dict[str
         "weights": torch.cat([value.detach().flatten() for value in classifier.parameters()]),
         "predictions": torch.from_numpy(predict(classifier, rows, replicas=replicas)),
         "losses": torch.tensor([point["loss"] for point in curve]),
+        "member weights": torch.tensor((members.learned if members else None) or []),
     }
 
 
