@@ -1,13 +1,16 @@
-"""Low-rank adapters in a backbone (Hu et al. 2021): put in, and merged away.
+"""Low-rank adapters in a backbone (Hu et al. 2021): put in, saved, and merged away.
 
 A linear map W x becomes W x + (alpha / rank) B A x, in which only A and B are trained; B starts at
 zero, so an adapted backbone computes what it did before.
 """
 
+from pathlib import Path
+
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -66,6 +69,37 @@ def add_adapters(
             backbone,
             ADAPTER,
         )
+
+
+def save_adapters(backbone: PreTrainedModel, folder: Path) -> None:
+    """Write the adapters as peft does: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Names are those of the modules of the language model around the backbone, so that peft and
+    serving engines put them into a model with its language-model head.
+    """
+    adapted = {
+        name: module for name, module in backbone.named_modules() if isinstance(module, LoraLayer)
+    }
+    some = next(iter(adapted.values()))
+    rank, alpha = some.r[ADAPTER], some.lora_alpha[ADAPTER]
+    prefix = f"base_model.model.{backbone.base_model_prefix}."
+    tensors = {
+        f"{prefix}{name}.{part}.weight": getattr(module, part)[ADAPTER].weight
+        for name, module in adapted.items()
+        for part in ("lora_A", "lora_B")
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
+    PeftConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=sorted({name.rpartition(".")[2] for name in adapted}),
+        fan_in_fan_out=isinstance(some.get_base_layer(), Conv1D),
+        inference_mode=True,
+    ).save_pretrained(str(folder))
 
 
 def merge_adapters(backbone: PreTrainedModel) -> None:

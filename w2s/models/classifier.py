@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 
 from serving.heads import HEAD_FILE
 from w2s.errors import UserError
+from w2s.models.adapters import save_adapters
 from w2s.models.read_token import ReadToken
 
 HEAD_STD = 0.02
@@ -254,6 +255,13 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     Adapters must have been merged.
     """
     classifier.backbone.save_pretrained(folder)
+    head = classifier.head
+    write_head(Head(head.weight, head.bias, classifier.options), folder)
+
+
+def save_adapted(classifier: Classifier, folder: Path) -> None:
+    """Write the adapters and the head of a classifier to a folder; see `save_adapters`."""
+    save_adapters(classifier.backbone, folder)
     head = classifier.head
     write_head(Head(head.weight, head.bias, classifier.options), folder)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from w2s.training.members import MemberWeights
 
 WEIGHTS_FOLDER = "weights"
+ADAPTER_FOLDER = "adapter"
 SCORED: tuple[Split, ...] = ("val", "test")
 """Splits that are predicted at every checkpoint."""
 PREDICTED: tuple[Split, ...] = ("strong_train", *SCORED)
@@ -72,7 +73,7 @@ class Finetune(Stage):
     seed: int = Field(ge=0)
     """Seed of the head and of the order of the rows."""
     save_weights: bool = False
-    """Whether the finetuned weights are kept."""
+    """Whether the finetuned weights are kept: merged, and as an adapter where it trained one."""
     predicts: tuple[Split, ...] = PREDICTED
     """Splits whose rows are predicted; `val` and `test` are always among them."""
 
@@ -102,6 +103,11 @@ class Finetune(Stage):
         return model_key(self.model)
 
     @property
+    def adapts_base(self) -> bool:
+        """Whether what it learns is an adapter of the base model, and a head."""
+        return self.train.mode == "lora" and not isinstance(self.start, Finetune)
+
+    @property
     def name(self) -> str:
         """Readable name: model, what the labels are, loss, seed."""
         model = self.model.name.removeprefix("pretrain-")
@@ -121,14 +127,14 @@ class Finetune(Stage):
         return 0.3 + steps * step_s + predicted * flops / 4e10
 
     def run(self, context: StageContext) -> None:
-        """Write predictions, checkpoints, `training.json`, and `weights/` if asked.
+        """Write predictions, checkpoints, `training.json`; `weights/` and `adapter/` if asked.
 
         Raises:
             UserError: the label words of an unembedding head do not fit the task or the model, or
                 an adapter has no place in it.
         """
         from w2s.models.adapters import merge_adapters
-        from w2s.models.classifier import save_classifier
+        from w2s.models.classifier import save_adapted, save_classifier
         from w2s.models.source import count_parameters
         from w2s.training.flops import training_flops
         from w2s.training.loop import finetune, predict
@@ -183,6 +189,7 @@ class Finetune(Stage):
             seed=self.seed,
             weights_N=targets.weights_N,
             members=members,
+            offsets_NC=targets.offsets_NC,
             replicas=replicas,
             device=context.device,
             precision=context.precision,
@@ -202,6 +209,8 @@ class Finetune(Stage):
         logprobs_NC = np.concatenate([logprobs_of(labelled), scored_logprobs_NC])
         if replicas.rank == 0:
             num_trainable = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
+            if self.save_weights and self.adapts_base:
+                save_adapted(classifier, context.output_dir / ADAPTER_FOLDER)
             merge_adapters(classifier.backbone)
             counts = count_parameters(classifier)
             index = pd.concat([labelled.index, scored.index])
@@ -238,6 +247,7 @@ class Finetune(Stage):
             load_backbone,
             read_head,
         )
+        from w2s.models.part import cut_after, narrow_head
 
         adapted = self.train.mode == "lora"
         start = None if self.start is None else context.path(self.start)
@@ -252,6 +262,8 @@ class Finetune(Stage):
                 else read_head(start, context.device)
             )
             backbone = copy_backbone(base, share=adapted)
+        if self.train.head_layer != -1:
+            cut_after(backbone, self.train.head_layer)
         if adapted:
             lora = self.train.lora
             add_adapters(
@@ -261,7 +273,10 @@ class Finetune(Stage):
                 target_modules=lora.target_modules,
                 seed=self.seed,
             )
-        return Classifier(backbone, head)
+        classifier = Classifier(backbone, head)
+        if self.train.head_share < 1:
+            narrow_head(classifier, self.train.head_share, self.train.head_seed)
+        return classifier
 
     def _head(self, base: "PreTrainedModel", options: bool, context: StageContext) -> "Head":
         """A head that has seen no label."""

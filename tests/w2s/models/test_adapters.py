@@ -16,9 +16,10 @@ from transformers import (
 
 from tests.w2s.models.test_classifier import DECODERS, FAMILIES, rows, tiny
 from w2s.errors import UserError
-from w2s.models.adapters import add_adapters, merge_adapters
+from w2s.models.adapters import add_adapters, merge_adapters, save_adapters
 from w2s.models.classifier import (
     Classifier,
+    Head,
     copy_backbone,
     fresh_head,
     load_backbone,
@@ -76,6 +77,27 @@ def test_adapters_train_alone_and_merge(family: str, tmp_path: Path) -> None:
     save_classifier(classifier, tmp_path)
     torch.testing.assert_close(load_classifier(tmp_path)(*rows()), found, atol=1e-5, rtol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "opt"])
+def test_saved_adapters_make_a_language_model_compute_what_the_merged_one_does(
+    family: str, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    language_model = save_language_model(family, tmp_path)
+    classifier = adapted(load_backbone(tmp_path))
+    take_a_step(classifier)
+    save_adapters(classifier.backbone, tmp_path / "adapter")
+    merge_adapters(classifier.backbone)
+    ids, mask = rows()
+    last = mask.sum(1) - 1
+    around = PeftModel.from_pretrained(language_model.eval(), str(tmp_path / "adapter"))
+    states = around(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+    read = states[torch.arange(len(ids)), last]
+    assert torch.allclose(read, classifier.read(ids, mask), atol=1e-5)
+    plain = Classifier(load_backbone(tmp_path), Head(torch.zeros(2, read.shape[1])))
+    assert (read - plain.read(ids, mask)).abs().max() > 0.1
 
 
 def test_seed_draws_the_adapters_and_nothing_else() -> None:
