@@ -31,7 +31,7 @@ from serving.client import (
 )
 from serving.errors import CompletionFailed, DeploymentFailed, ServingInputError, TransientFailure
 from serving.messages import Completion, Sampling
-from serving.models import Endpoint, Placement, ServedModel, check_servable
+from serving.models import Adapter, Endpoint, Placement, ServedModel, check_servable, on_vllm
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -43,6 +43,10 @@ FREE_PORTS = range(20_000, 32_000)
 PORT_ATTEMPTS = 3
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Logging of Serve's processes: a line per request would drown everything else."""
+MAX_ADAPTERS_IN_MEMORY = 64
+"""Adapters that an engine keeps ready; those beyond are read again when they are asked for."""
+MAX_ONGOING_REQUESTS = 1000
+"""Requests that wait at a classifier in transformers, which takes one after the other."""
 STOP_TIMEOUT_S = 5.0
 """Seconds that a replica gets to finish what it is doing when its app is removed."""
 
@@ -78,6 +82,7 @@ class Vllm(Backend, frozen=True):
                 base_url=f"{root_url}/{model.name}/v1",
                 app=f"llm-{model.name}",
                 deployment=model.name,
+                task=model.task,
             )
             _start_app(endpoint.app, model, placement)
         for model in models:
@@ -101,7 +106,10 @@ class Vllm(Backend, frozen=True):
         from ray import serve
 
         return BatchingClient(
-            HandleTransport(serve.get_deployment_handle(endpoint.deployment, endpoint.app)), policy
+            HandleTransport(
+                serve.get_deployment_handle(endpoint.deployment, endpoint.app), endpoint.adapter
+            ),
+            policy,
         )
 
     def remove(self, endpoint: Endpoint) -> None:
@@ -114,12 +122,13 @@ class Vllm(Backend, frozen=True):
 
 
 class HandleTransport:
-    """Sends requests to `SeededLLMServer` through a Serve handle."""
+    """Sends requests to `SeededLLMServer` or a classifier through a Serve handle."""
 
     seeds_per_request = True
 
-    def __init__(self, handle: "DeploymentHandle") -> None:
+    def __init__(self, handle: "DeploymentHandle", adapter: Adapter | None = None) -> None:
         self._handle = handle
+        self._adapter = adapter
 
     async def send(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], timeout_s: float
@@ -143,7 +152,7 @@ class HandleTransport:
         """Complete one prompt, piece by piece; see `Transport.stream`."""
         handle: Any = self._handle.options(stream=True)
         async with asyncio.timeout(timeout_s):
-            async for piece in handle.stream_one.remote(prompt, sampling, seed):
+            async for piece in handle.stream_one.remote(self._adapter, prompt, sampling, seed):
                 yield piece
 
     async def aclose(self) -> None:
@@ -154,7 +163,7 @@ class HandleTransport:
         from ray.exceptions import RayActorError, RayTaskError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
-        response = getattr(self._handle, method).remote(*arguments)
+        response = getattr(self._handle, method).remote(self._adapter, *arguments)
         try:
             return await response
         except asyncio.CancelledError:
@@ -272,8 +281,45 @@ def _build_app(model: ServedModel, placement: Placement) -> Any:
     """The Serve application of one model."""
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
-    from serving.vllm_server import NoDownload, SeededLLMServer
+    from serving.vllm_server import NoDownload, PooledClassifier, SeededLLMServer
 
+    if not on_vllm(model, placement):
+        return _build_torch_app(model, placement)
+    config = LLMConfig.model_validate(
+        {**llm_config(model, placement), "callback_config": {"callback_class": NoDownload}}
+    )
+    return build_llm_deployment(
+        config,
+        name_prefix="",
+        bind_kwargs={"model": model},
+        deployment_cls=PooledClassifier if model.task == "classify" else SeededLLMServer,
+        override_serve_options={"name": model.name, "max_constructor_retry_count": 1},
+    )
+
+
+def _build_torch_app(model: ServedModel, placement: Placement) -> Any:
+    """The Serve application of a classifier that vLLM cannot run."""
+    from ray import serve
+
+    from serving.torch_classifier import TorchClassifier
+
+    options = {**_serve_options(placement), "max_ongoing_requests": MAX_ONGOING_REQUESTS}
+    options["ray_actor_options"] = {
+        "num_cpus": placement.num_cpus,
+        "num_gpus": placement.num_gpus,
+        "runtime_env": {"env_vars": _environment(model, placement)},
+    }
+    deployment = serve.deployment(TorchClassifier, name=model.name, **options)
+    return deployment.bind(model, on_gpu=placement.num_gpus > 0)
+
+
+def llm_config(model: ServedModel, placement: Placement) -> dict[str, Any]:
+    """What `ray.serve.llm.LLMConfig` is made from.
+
+    Args:
+        model: a model that vLLM runs.
+        placement: where and how.
+    """
     on_gpu = placement.num_gpus > 0
     bundle = {"CPU": placement.num_cpus}
     if on_gpu:
@@ -281,34 +327,42 @@ def _build_app(model: ServedModel, placement: Placement) -> Any:
     elif placement.num_cpus == 0:
         # Ray refuses an empty bundle; one with a byte of memory fits where no CPU is free.
         bundle["memory"] = 1
-    config = LLMConfig.model_validate(
-        {
-            "model_loading_config": {"model_id": model.name, "model_source": model.path},
-            "accelerator_config": {"kind": "gpu" if on_gpu else "cpu"},
-            "placement_group_config": {"bundle_per_worker": bundle},
-            "engine_kwargs": _engine_kwargs(model, placement),
-            "runtime_env": {"env_vars": _environment(model, placement)},
-            "deployment_config": {
-                "num_replicas": placement.num_replicas,
-                "ray_actor_options": {"num_cpus": 0},
-                "graceful_shutdown_wait_loop_s": 0.1,
-                "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
-                "logging_config": QUIET,
-            },
-            "callback_config": {"callback_class": NoDownload},
-            # Engine metrics would go to a Prometheus port and cost time at every step.
-            "log_engine_metrics": False,
-        }
-    )
-    return build_llm_deployment(
-        config,
-        name_prefix="",
-        deployment_cls=SeededLLMServer,
-        override_serve_options={"name": model.name, "max_constructor_retry_count": 1},
-    )
+    return {
+        "model_loading_config": {"model_id": model.name, "model_source": model.path},
+        "accelerator_config": {"kind": "gpu" if on_gpu else "cpu"},
+        "placement_group_config": {"bundle_per_worker": bundle},
+        "engine_kwargs": engine_kwargs(model, placement),
+        "runtime_env": {"env_vars": _environment(model, placement)},
+        "deployment_config": {**_serve_options(placement), "ray_actor_options": {"num_cpus": 0}},
+        # Ray's own exporter is another port; vLLM's page hangs on the app's `/metrics`.
+        "log_engine_metrics": False,
+    }
 
 
-def _engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
+def _serve_options(placement: Placement) -> dict[str, Any]:
+    """Options of a deployment that do not depend on the engine."""
+    options: dict[str, Any] = {
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "graceful_shutdown_timeout_s": STOP_TIMEOUT_S,
+        "logging_config": QUIET,
+    }
+    if placement.max_replicas is None:
+        return {**options, "num_replicas": placement.num_replicas}
+    autoscaling = {
+        "min_replicas": placement.min_replicas,
+        "max_replicas": placement.max_replicas,
+        "target_ongoing_requests": placement.target_ongoing_requests,
+    }
+    return {**options, "autoscaling_config": autoscaling}
+
+
+def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
+    """Arguments of the vLLM engine of a model.
+
+    Args:
+        model: a model that vLLM runs.
+        placement: where and how.
+    """
     kwargs: dict[str, Any] = {
         "dtype": model.dtype,
         "max_num_seqs": placement.max_num_seqs,
@@ -317,12 +371,32 @@ def _engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         "trust_remote_code": model.trust_remote_code,
         # A model's own generation_config would change what the HTTP routes sample, and only those.
         "generation_config": "vllm",
-        "disable_log_stats": True,
+        "disable_log_stats": not placement.metrics,
     }
     if model.max_model_len is not None:
         kwargs["max_model_len"] = model.max_model_len
     if model.revision is not None:
         kwargs["revision"] = model.revision
+    if model.tokenizer:
+        kwargs["tokenizer"] = model.tokenizer
+    if model.task == "classify":
+        kwargs |= {
+            "runner": "pooling",
+            "convert": "embed",
+            # The hidden state as it is: not normalised, in float32 like the training stack's.
+            "pooler_config": {
+                "pooling_type": "LAST" if model.read_token == "last" else "CLS",
+                "use_activation": False,
+            },
+            "dtype": "float32",
+        }
+    if model.adapters:
+        kwargs |= {
+            "enable_lora": True,
+            "max_loras": placement.max_adapters,
+            "max_cpu_loras": max(placement.max_adapters, MAX_ADAPTERS_IN_MEMORY),
+            "max_lora_rank": placement.max_adapter_rank,
+        }
     if placement.num_gpus > 0:
         kwargs["gpu_memory_utilization"] = placement.gpu_memory_share
     else:
