@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
+from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.protocols.sequential import Sequential
 from serving.models import Placement
@@ -100,7 +101,11 @@ class SpeakerEntry(Spec):
 
     @model_validator(mode="after")
     def _conditions_are_of_a_server(self) -> Self:
-        given = sorted(self.model_fields_set - {"name", "model", "revision", "base_url"})
+        given = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in ("name", "model", "revision") and getattr(self, name) != field.default
+        ]
         if self.base_url is None and given:
             raise ValueError(
                 f"speaker {self.name!r}: {', '.join(given)} need `base_url`; without it the model "
@@ -213,6 +218,9 @@ class Sweep(Spec):
     """Recipe of ceilings; None: that of `student` as written here."""
     protocol: OneOf[DebateProtocol] = Sequential()
     """How debates go."""
+    debate_prompts: dict[str, JsonValue] = Field(default_factory=dict)
+    """What debaters and judges of debates read, where it is not the task's own: fields of
+    `DebatePrompts`, for all tasks or, in a table named after a task, for that one."""
     blocks: tuple[Block, ...] = Field(min_length=1)
     """What is compared."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -262,6 +270,8 @@ class Sweep(Spec):
         blocks = [block.name for block in self.blocks]
         if len(set(blocks)) != len(blocks):
             raise ValueError(f"block names must differ; found {blocks}")
+        for index in range(len(self.tasks)):
+            self.debate_prompts_of(index)
         for block in self.blocks:
             self.recipes_of(block)
             self.tasks_of(block)
@@ -294,6 +304,26 @@ class Sweep(Spec):
             student,
             ceiling,
         )
+
+    def debate_prompts_of(self, task_index: int) -> DebatePrompts:
+        """What debaters about a task read: the task's own templates, with what the sweep changes.
+
+        Raises:
+            ValueError: there is no such task or field, or a template is not whole.
+        """
+        own = {name: t for name, t in self.debate_prompts.items() if isinstance(t, dict)}
+        labels = self.task_labels
+        for name in own:
+            if name not in labels:
+                raise ValueError(f"debate_prompts: no task {name!r}; tasks: {', '.join(labels)}")
+        shared = {name: t for name, t in self.debate_prompts.items() if name not in own}
+        table = self.tasks[task_index].debate_prompts().model_dump()
+        table |= {**shared, **own.get(labels[task_index], {})}
+        try:
+            return DebatePrompts.model_validate(table)
+        except ValidationError as error:
+            where = "debate_prompts: "
+            raise ValueError("; ".join(describe(error, DebatePrompts, where))) from error
 
     @property
     def task_labels(self) -> list[str]:
@@ -358,6 +388,8 @@ class Runtime(Spec):
     """Trials at the same time; None: twice the gangs that fit, at most 16."""
     report_dir: str = "reports"
     """Folder in which `w2s report` writes."""
+    report_transcripts: int = Field(default=200, ge=0)
+    """Transcripts that the report keeps to be read, of each method on each task and pair."""
     data_root: str | None = None
     """Folder under which relative data paths are looked up first; None: as they are."""
     train: TrainResources = TrainResources()

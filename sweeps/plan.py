@@ -206,6 +206,7 @@ class Planner:
             student_train=with_fields(cell.recipes.student, point._values("student")),
             ceiling_train=cell.recipes.ceiling,
             protocol=sweep.protocol,
+            debate_prompts=sweep.debate_prompts_of(cell.task_index),
         )
 
     def roles(self, point: Point) -> dict[int, Roles]:

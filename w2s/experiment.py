@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pydantic import Field, SerializeAsAny
 
+from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
@@ -80,6 +81,8 @@ class Experiment(Spec):
     """Recipe of the ceiling."""
     protocol: SerializeAsAny[DebateProtocol]
     """How debates go."""
+    debate_prompts: DebatePrompts | None = None
+    """What debaters read; None: the task's own templates."""
 
     def setup(self, seed: int) -> Setup:
         """The experiment at one seed, as methods see it."""
@@ -95,6 +98,7 @@ class Experiment(Spec):
             student_train=self.student_train,
             ceiling_train=self.ceiling_train,
             protocol=self.protocol,
+            templates=self.debate_prompts,
             seed=seed,
         )
 

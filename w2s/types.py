@@ -30,6 +30,8 @@ class Row:
     options: tuple[str, ...] = ()
     """For a choice among whole texts, the text of each option, one per class: a one-logit head
     scores each of them, and the scores are the logits. Empty: the classes are read off `prompt`."""
+    question: str = ""
+    """The question alone, where `prompt` also proposes an answer; empty: it proposes none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,6 @@ def _argue(
 
     assert isinstance(backend, Backend)
     sweep = planner.sweep
-    task = sweep.tasks[0]
 
     async def argue() -> None:
         speaker = Speaker(model=endpoint.model, digest=digest, client=backend.client(endpoint))
@@ -78,7 +77,7 @@ def _argue(
             question,
             {"A": speaker, "B": speaker},
             seed=arguments.seed,
-            prompts=task.debate_prompts(),
+            prompts=sweep.debate_prompts_of(0),
         ):
             if isinstance(event, TurnStarted):
                 style = "green" if event.position == "correct" else "red"

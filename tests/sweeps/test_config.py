@@ -218,3 +218,29 @@ def test_speakers_are_models_to_be_served_or_ids_at_a_url(tmp_path: Path) -> Non
 def test_a_speaker_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(write(tmp_path, GOOD.replace("[runtime]", text + "[runtime]")))
+
+
+def test_debate_prompts_are_those_of_the_task_with_what_the_sweep_changes(tmp_path: Path) -> None:
+    table = (
+        '[debate_prompts]\nmax_words = 40\ntask = "All."\n[debate_prompts.almanac]\ntask = "Own."\n'
+    )
+    sweep, _ = load(write(tmp_path, GOOD.replace("[runtime]", table + "[runtime]")))
+    prompts, own = sweep.debate_prompts_of(0), sweep.tasks[0].debate_prompts()
+    assert (prompts.task, prompts.max_words) == ("Own.", 40)
+    assert prompts == own.model_copy(update={"task": "Own.", "max_words": 40})
+    assert load(write(tmp_path, GOOD))[0].debate_prompts_of(0) == own
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[debate_prompts]\nlast = 1\n", "debate_prompts: last: unknown key; allowed here: ask, "),
+        ('[debate_prompts]\nfirst = "{q}"\n', "first: unknown placeholder 'q'"),
+        ("[debate_prompts.sciq]\nmax_words = 1\n", "no task 'sciq'; tasks: almanac"),
+    ],
+)
+def test_debate_prompts_that_cannot_be_are_refused(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path, GOOD.replace("[runtime]", table + "[runtime]")))

@@ -88,6 +88,11 @@ class Setup:
             )
         return models[name]
 
+    @property
+    def debate_prompts(self) -> DebatePrompts:
+        """What debaters read, and how turns are shown."""
+        return self.templates or self.task.debate_prompts()
+
     @cached_property
     def prompts(self) -> Prompts:
         """Prompts of all splits."""
@@ -136,8 +141,7 @@ class Setup:
             UserError: a model is an encoder, or the protocol does not fit task or method.
         """
         protocol = protocol or self.protocol
-        templates = self.templates or self.task.debate_prompts()
-        self._check_protocol(protocol, templates, against)
+        self._check_protocol(protocol, against)
         if not protocol.needs_judge:
             judge = None
         elif judge is None:
@@ -152,14 +156,12 @@ class Setup:
             judge=judge,
             against=against if protocol.argues_against else None,
             prompts=self.prompts,
-            templates=templates,
+            templates=self.debate_prompts,
             protocol=protocol,
             seed=self.seed,
         )
 
-    def _check_protocol(
-        self, protocol: DebateProtocol, templates: DebatePrompts, against: Stage | None
-    ) -> None:
+    def _check_protocol(self, protocol: DebateProtocol, against: Stage | None) -> None:
         """Refuse what a protocol needs and the task or the method does not have."""
         if self.task.num_classes != 2:
             raise UserError(
@@ -172,7 +174,7 @@ class Setup:
                 f"has no picks; use the method {protocol.kind!r}, or another protocol"
             )
         try:
-            check_fits(protocol, templates)
+            check_fits(protocol, self.debate_prompts)
         except ServingInputError as error:
             raise UserError(f"task {self.task.kind!r}: {error}") from error
         for option in ("hide_passage", "verify_quotes"):

@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from serving.debate.prompts import DebatePrompts
 from w2s import tables
 from w2s.errors import UserError
 from w2s.tasks._text import mask_content_words, normal
@@ -66,6 +67,8 @@ class Example:
     """Examples of one group stay in one split; any text (its hash is what is kept)."""
     options: tuple[str, ...] = ()
     """For a choice among whole texts, the text of each option, one per class."""
+    question: str = ""
+    """The question alone, where the prompt also proposes an answer."""
 
 
 class Cells(NamedTuple):
@@ -277,7 +280,12 @@ def choice_examples(questions: Iterable[Question], source: Source, seed: int) ->
             source.drop(f"questions without a {kind} answer were dropped")
         for options, label in ((chosen_right, 1), (chosen_wrong, 0)):
             for option in options[:number]:
-                yield Example(prompt=f"{stem}{option}", label=label, group=group)
+                yield Example(f"{stem}{option}", label, group, question=_unanswered(stem))
+
+
+def _unanswered(stem: str) -> str:
+    """A question without the mark that an answer follows."""
+    return stem.rstrip().removesuffix("A:").rstrip()
 
 
 class DatasetTask(Task):
@@ -334,6 +342,20 @@ class DatasetTask(Task):
         if self.instruction:
             return PromptTemplate(instruction=self.instruction)
         return PromptTemplate(question="{prompt}", labels=(" No", " Yes"))
+
+    def debate_prompts(self) -> DebatePrompts:
+        """Positions by the words of the two labels; a proposed answer is correct or incorrect."""
+        labels = [label.strip() for label in self.prompt_template().labels]
+        if labels == ["0", "1"] or len(labels) != 2:
+            return DebatePrompts()
+        no, yes = (f"option {label}" if len(label) == 1 else label for label in labels)
+        return DebatePrompts(
+            task=f"Here is a question whose answer is {no} or {yes}.",
+            correct_name=yes,
+            incorrect_name=no,
+            correct_label=f" {yes}",
+            incorrect_label=f" {no}",
+        )
 
     def identity_fields(self) -> Iterable[str]:
         """Where the data lie is no identity: their fingerprint goes beside the task."""
@@ -453,7 +475,9 @@ class DatasetTask(Task):
             else:
                 source.drop("rows repeat a text and were dropped")
             group = min(group, before.group)
-        rows[row_id] = Row(row_id, group, example.prompt, example.label, example.options)
+        rows[row_id] = Row(
+            row_id, group, example.prompt, example.label, example.options, example.question
+        )
 
     def _halves(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """The rows of every other group, and the rest, in an order that follows the seed."""

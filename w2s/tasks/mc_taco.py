@@ -35,5 +35,6 @@ class MCTaco(DatasetTask):
             frame, ("sentence", "question", "answer"), label="label", classes=CLASSES
         )
         for _, label, (sentence, question, answer), _ in rows:
-            prompt = f"{sentence}\n\nQ: {question}\nA: {answer}"
-            yield Example(prompt=prompt, label=label, group=normal(sentence))
+            asked = f"{sentence}\n\nQ: {question}"
+            prompt = f"{asked}\nA: {answer}"
+            yield Example(prompt, label, group=normal(sentence), question=asked)

@@ -35,5 +35,6 @@ class MultiRC(DatasetTask):
             frame, ("paragraph", "question", "answer"), label="label", classes=CLASSES
         )
         for _, label, (paragraph, question, answer), _ in rows:
-            prompt = f"{paragraph}\n\nQ: {question}\nA: {answer}"
-            yield Example(prompt=prompt, label=label, group=normal(paragraph))
+            asked = f"{paragraph}\n\nQ: {question}"
+            prompt = f"{asked}\nA: {answer}"
+            yield Example(prompt, label, group=normal(paragraph), question=asked)
