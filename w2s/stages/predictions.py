@@ -60,6 +60,9 @@ class Targets(NamedTuple):
     """Sample weights, 0 or more; 0 leaves the row out."""
     members: Members | None = None
     """Labels that are learnt in place of `probabilities_NC`, their mean; None: one label a row."""
+    offsets_NC: NDArray[np.float32] | None = None
+    """Logits that are added to the model's own while it learns (what others have said already);
+    None: none."""
 
     @property
     def learned_NC(self) -> NDArray[np.floating]:
@@ -69,7 +72,8 @@ class Targets(NamedTuple):
     def take(self, rows: Any) -> "Targets":
         """Some of the rows: positions, or a mask."""
         members = None if self.members is None else self.members.take(rows)
-        return Targets(self.probabilities_NC[rows], self.weights_N[rows], members)
+        offsets_NC = None if self.offsets_NC is None else self.offsets_NC[rows]
+        return Targets(self.probabilities_NC[rows], self.weights_N[rows], members, offsets_NC)
 
 
 def write_predictions(
@@ -147,15 +151,17 @@ def logprob_columns(frame: pd.DataFrame) -> list[str]:
 def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: int) -> Targets:
     """What to learn from, in the order of `row_ids`.
 
-    The folder holds either ground truth (one-hot) or another model's predictions (its
-    probabilities).
+    The folder holds either ground truth (one-hot), with `weight` and offset_{c} where supervisors
+    learn one after the other, or another model's predictions (its probabilities).
 
     Raises:
         ValueError: the folder has no label for one of the rows.
     """
-    members = None
+    members = offsets_NC = None
     if (folder / LABELS_FILE).exists():
         frame = pd.read_parquet(folder / LABELS_FILE)
+        if "offset_0" in frame.columns:
+            offsets_NC = frame[[f"offset_{c}" for c in range(num_classes)]].to_numpy(np.float32)
         values_NC = np.eye(num_classes, dtype=np.float32)[frame["label"].to_numpy()]
     else:
         frame = read_predictions(folder)
@@ -179,4 +185,4 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
         if "weight" in frame.columns
         else np.ones(len(frame), dtype=np.float32)
     )
-    return Targets(values_NC, weights_N, members).take(chosen)
+    return Targets(values_NC, weights_N, members, offsets_NC).take(chosen)

@@ -105,6 +105,7 @@ class Probe(Stage):
             seed=self.seed,
             weights_N=targets.weights_N,
             members=members,
+            offsets_NC=targets.offsets_NC,
             on_progress=context.progress,
             on_checkpoint=on_checkpoint,
         )

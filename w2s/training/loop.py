@@ -27,6 +27,7 @@ from w2s.models.classifier import Classifier
 from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
 from w2s.training.config import TrainConfig, learning_rate_factor
 from w2s.training.members import MemberWeights, Objective
+from w2s.training.offsets import Plus, as_offsets
 from w2s.training.parallel import Replicas
 from w2s.types import LossOutput
 
@@ -50,6 +51,7 @@ def finetune(
     seed: int,
     weights_N: NDArray[np.floating] | None = None,
     members: MemberWeights | None = None,
+    offsets_NC: NDArray[np.floating] | None = None,
     replicas: Replicas = ALONE,
     device: str = "cpu",
     precision: Precision = "fp32",
@@ -71,6 +73,8 @@ def finetune(
         seed: of the order of the rows.
         weights_N: sample weights, 0 or more; scaled to a mean of 1. None: all the same.
         members: weights of the members, moved where they are learned; None: one label a row.
+        offsets_NC: logits that are added to the classifier's while it learns; None: none. Not with
+            a loss that needs the whole update.
         replicas: those that train this classifier together.
         device: of this replica.
         precision: of the forward pass; weights, gradients and losses are float32.
@@ -105,6 +109,7 @@ def finetune(
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     weights = scaled_weights(weights_N, len(rows))
     objective = Objective(loss, members)
+    offsets = as_offsets(offsets_NC, loss)
     autocast = autocast_to(device, precision)
     updates = plan_updates(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
@@ -133,7 +138,8 @@ def finetune(
             # Weighted sums over the parts of the update, divided by all its rows, are its mean.
             shares_B = weights[rows_B].to(device) * share
             with autocast:
-                output = objective(classifier, part, rows_B, shares_B, step / len(updates))
+                model = classifier if offsets is None else Plus(classifier, offsets[rows_B])
+                output = objective(model, part, rows_B, shares_B, step / len(updates))
             total = (output.losses_B * shares_B).sum()
             total.backward()
             curve.add(total.detach(), output, len(cut) * share)

@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Head
+from w2s.models.part import drawn
 from w2s.training.config import ProbeConfig
 from w2s.training.loop import ALONE, CURVE_POINTS, ProgressReport, checkpoint_steps, scaled_weights
 from w2s.training.members import MemberWeights, Objective
+from w2s.training.offsets import Plus, as_offsets
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -44,6 +46,7 @@ def fit_probe(
     seed: int,
     weights_N: NDArray[np.floating] | None = None,
     members: MemberWeights | None = None,
+    offsets_NC: NDArray[np.floating] | None = None,
     on_progress: ProgressReport = lambda step, total, metrics: None,
     on_checkpoint: Callable[[int, int, Head], None] = lambda step, num_steps, head: None,
 ) -> Fitted:
@@ -58,6 +61,7 @@ def fit_probe(
         seed: of the order of the rows.
         weights_N: sample weights, 0 or more; scaled to a mean of 1. None: all the same.
         members: weights of the members, moved where they are learned; None: one label a row.
+        offsets_NC: logits that are added to the probe's while it learns; None: none.
         on_progress: called as (step, number of steps, metrics) about a hundred times.
         on_checkpoint: called as (steps taken, number of steps, head) when the config wants one.
 
@@ -72,11 +76,15 @@ def fit_probe(
         # A feature that never varies stays at 0.
         deviation_D = torch.where(deviation_D > 0, deviation_D, torch.ones_like(deviation_D))
         features = (features - mean_D) / deviation_D
+    if config.feature_share < 1:
+        # The weight of a feature that is always 0 stays 0.
+        features = features * drawn(features.shape[-1], config.feature_share, config.feature_seed)
     model = _Probe(features, num_classes=targets_NC.shape[-1])
     optimizer = _Adam(model.weight, config)
     targets = torch.as_tensor(np.asarray(targets_NC), dtype=torch.float32)
     weights = scaled_weights(weights_N, len(features))
     objective = Objective(loss, members)
+    offsets = as_offsets(offsets_NC, loss)
     num_steps = math.ceil(len(features) / config.batch_size) * config.epochs
     interval = math.ceil(num_steps / CURVE_POINTS)
     checkpoints = checkpoint_steps(num_steps, config.num_checkpoints)
@@ -90,7 +98,8 @@ def fit_probe(
             targets_BC = targets.index_select(0, rows_B)
             part = Batch(rows_B.unsqueeze(1), masks[: len(rows_B)], targets_BC)
             shares_B = weights.index_select(0, rows_B).div_(len(rows_B))
-            losses_B = objective(model, part, rows_B, shares_B, step / num_steps).losses_B
+            asked = model if offsets is None else Plus(model, offsets.index_select(0, rows_B))
+            losses_B = objective(asked, part, rows_B, shares_B, step / num_steps).losses_B
             optimizer.step(model.gradient(losses_B, shares_B))
             objective.step(epoch, ALONE)
             step += 1
