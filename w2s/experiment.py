@@ -122,7 +122,7 @@ class Experiment(Spec):
         )
 
     def _oversight(self, setup: Setup, supervision: Stage) -> tuple[Oversight, ...]:
-        transcripts = self.method.transcripts(setup)
+        transcripts = self.method.contexts(setup)
         if not transcripts or self.task.num_classes != 2:
             return ()
         supervisors = self.method.members(setup) or (supervision,)

@@ -24,9 +24,9 @@ class Around(Method):
         """Those of the method within."""
         return self.of.members(setup)
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """Those of the method within."""
-        return self.of.transcripts(setup)
+        return self.of.contexts(setup)
 
     def unaided(self, setup: Setup) -> Stage:
         """That of the method within."""

@@ -46,9 +46,9 @@ class Bagging(Combined):
         """Those of the method within, too."""
         return super().truth_in_labels | self.of.truth_in_labels
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """Those of the method within."""
-        return self.of.transcripts(setup)
+        return self.of.contexts(setup)
 
     def samples(self, setup: Setup) -> tuple[Stage, ...]:
         """The rows of each member."""

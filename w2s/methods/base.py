@@ -44,7 +44,7 @@ class Method(Spec):
         """Supervisors whose predictions are combined, for an ensemble; none for the others."""
         return ()
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """What its supervisors read about each row, such as debates: one stage a supervisor.
 
         Empty for the methods whose supervisors read the rows alone.

@@ -21,13 +21,13 @@ class DebateEnsemble(Combined):
     def each(self, setup: Setup) -> tuple[Stage, ...]:
         """The supervisors, each with its own debate."""
         seeds = member_seeds(setup.seed, self.num_members)
-        transcripts = self.transcripts(setup)
+        transcripts = self.contexts(setup)
         return tuple(
             setup.at_seed(seed).supervisor(debate)
             for seed, debate in zip(seeds, transcripts, strict=True)
         )
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """The debates, one a supervisor."""
         debater = setup.named(self.debater)
         seeds = member_seeds(setup.seed, self.num_members)

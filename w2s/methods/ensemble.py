@@ -33,7 +33,7 @@ class Ensemble(Combined):
         """The supervision of each method: all methods at the first seed, then at the next."""
         return tuple(method.supervision(here) for here in self._seeds(setup) for method in self.of)
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """Those of the methods within."""
         return tuple(
             stage

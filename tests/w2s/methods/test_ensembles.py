@@ -125,11 +125,11 @@ def test_the_size_of_an_ensemble_is_chosen_on_val_and_the_method_says_so(kind: s
 def test_debaters_of_an_ensemble_have_a_debate_each() -> None:
     planned = combined("debate_ensemble", num_members=3, debater="m")
     members = [finetuned(member) for member in planned.members(setup(1))]
-    assert keys(planned.transcripts(setup(1))) == [
+    assert keys(planned.contexts(setup(1))) == [
         member.transcripts.key for member in members if member.transcripts
     ]
     assert len({member.transcripts.key for member in members if member.transcripts}) == 3
-    assert all(debate.debater == setup().ladder["m"] for debate in planned.transcripts(setup(1)))
+    assert all(debate.debater == setup().ladder["m"] for debate in planned.contexts(setup(1)))
 
 
 def test_bagging_over_rows_changes_rows_and_nothing_else() -> None:
