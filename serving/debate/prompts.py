@@ -369,7 +369,7 @@ class DebatePrompts(ServingSpec, frozen=True):
         return {"task": self.task, **names}
 
     def _names(self, position: Position) -> dict[str, str]:
-        names = {"correct": self.correct_name, "incorrect": self.incorrect_name}
+        names = {"correct": self.correct_name, "incorrect": self.incorrect_name, "": ""}
         return {"position": names[position], "opponent_position": names[other(position)]}
 
     def _limits(self, limit: Limit | None) -> list[Limit]:

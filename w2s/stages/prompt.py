@@ -14,7 +14,6 @@ attempt after a crash asks only for what is missing.
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +22,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from serving.client import Scores
 from w2s.errors import UserError
+from w2s.stages.asking import ask_scores
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit, word_vectors
 from w2s.stages.features import read_features
 from w2s.stages.models import Model, model_key
 from w2s.stages.predictions import read_targets, write_predictions
-from w2s.stages.resume import appending, finished_lines
-from w2s.stages.window import window_of
+from w2s.stages.window import cut_beginning, window_of
 from w2s.tasks.base import Demo, PromptTemplate, shape_of
 from w2s.types import Split
 
@@ -104,19 +102,14 @@ class Prompted(Stage):
         """
         # The loop belongs to all stages of the lane: what takes long runs beside it.
         queries = await asyncio.to_thread(self.queries, context)
-        path = context.output_dir / FINISHED_FILE
-        done = _read_finished(path)
-        waiting = [query for query in queries if query.row_id not in done]
-        with appending(path) as append:
-
-            def finished(index: int, scores: Scores) -> None:
-                query = waiting[index]
-                done[query.row_id] = scores
-                append({"row_id": query.row_id, "scores": scores, "demos": query.demos})
-                context.progress(len(done), len(queries), {})
-
-            client = context.clients[model_key(self.model)]
-            await client.score([query.text for query in waiting], self.template.labels, finished)
+        done = await ask_scores(
+            context.clients[model_key(self.model)],
+            {query.row_id: query.text for query in queries},
+            self.template.labels,
+            context,
+            context.output_dir / FINISHED_FILE,
+            notes={query.row_id: {"demos": query.demos} for query in queries},
+        )
         scores_NC = np.array([done[query.row_id] for query in queries])
         write_predictions(
             context.output_dir,
@@ -165,13 +158,14 @@ class Prompted(Stage):
         demos = self.demos
         assert demos is not None
         pool: Any = frame[frame["split"] == "strong_train"]
-        targets_NC, weights_N = read_targets(
+        targets = read_targets(
             context.path(demos.labels),
             "strong_train",
             pool["row_id"].tolist(),
             self.prompts.task.num_classes,
         )
-        pool, targets_NC = pool[weights_N > 0], targets_NC[weights_N > 0]
+        kept_N = targets.weights_N > 0
+        pool, targets_NC = pool[kept_N], targets.probabilities_NC[kept_N]
         labels_N, confidence_N = targets_NC.argmax(1), targets_NC.max(1)
         shown = [
             (row_id, Demo(prompt, int(label), float(sure) if demos.show_confidence else None))
@@ -222,16 +216,11 @@ class _Fit:
         self.num_fewer += len(left) < len(demos)
         self.num_cut += over > 0
         while over:
-            prompt = self._without_beginning(prompt, over)
+            own = self._count(self._render(prompt, [])) - self._count(self._render("", []))
+            prompt = cut_beginning(prompt, over, own)
             text = self._render(prompt, left)
             over = self._over(text)
         return text, tuple(row_id for row_id, _ in left)
-
-    def _without_beginning(self, prompt: str, num_tokens: int) -> str:
-        """The text without the characters that so many tokens have on average, to a word's end."""
-        own = self._count(self._render(prompt, [])) - self._count(self._render("", []))
-        cut = math.ceil(len(prompt) * min(1.0, num_tokens / max(1, own)))
-        return prompt[prompt.find(" ", cut - 1) + 1 :] if " " in prompt[cut - 1 :] else prompt[cut:]
 
     def _render(self, prompt: str, demos: "Sequence[tuple[str, Demo]]") -> str:
         return self._template.render(prompt, [demo for _, demo in demos])
@@ -259,8 +248,3 @@ def _features(folder: Path, rows: pd.DataFrame) -> Any:
     if (positions < 0).any():
         raise ValueError(f"{int((positions < 0).sum())} rows have no features in {folder.name}")
     return unit(table.features[positions].numpy())
-
-
-def _read_finished(path: Path) -> dict[str, Scores]:
-    """Scores by row that an earlier attempt finished."""
-    return {row["row_id"]: tuple(row["scores"]) for row in finished_lines(path)}

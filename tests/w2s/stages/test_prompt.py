@@ -1,6 +1,5 @@
 """Prompted labels: what is asked, what comes out, and what an attempt after a crash asks again."""
 
-import asyncio
 import json
 import math
 from collections import Counter
@@ -13,14 +12,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from serving.backends.scripted import ScriptedTransport
-from serving.client import BatchingClient, RequestPolicy, Scores
+from serving.client import Scores
 from serving.errors import CompletionFailed
+from tests.w2s.stages.served import run_served, saved_model
 from w2s.errors import UserError
 from w2s.models.source import PretrainedModel
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import PROMPTS_FILE, Prompts
 from w2s.stages.demos import Demonstrations
-from w2s.stages.models import model_key
 from w2s.stages.predictions import read_predictions, write_predictions
 from w2s.stages.prompt import FINISHED_FILE, Prompted
 from w2s.tasks.base import Demo, PromptTemplate, Task
@@ -67,18 +66,6 @@ def model(tmp_path: Path) -> PretrainedModel:
     return saved_model(tmp_path / "model", num_positions=512)
 
 
-def saved_model(folder: Path, num_positions: int) -> PretrainedModel:
-    """A config and a word-level tokenizer, which is all that the stage reads of a model."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
-    LlamaConfig(max_position_embeddings=num_positions).save_pretrained(folder)
-    return PretrainedModel(path=str(folder), fingerprint="toy")
-
-
 PROMPTS = Prompts(task=Pets())
 LABELS = Given(tag="weak labels")
 
@@ -117,12 +104,7 @@ def write_labels(folder: Path, weights: Sequence[float] | None = None) -> None:
 def run(
     stage: Prompted, folders: Mapping[str, Path], output: Path, transport: ScriptedTransport
 ) -> pd.DataFrame:
-    output.mkdir(exist_ok=True)
-    policy = RequestPolicy(prompts_per_request=2, max_requests_in_flight=1)
-    clients = {model_key(stage.model): BatchingClient(transport, policy)}
-    context = StageContext(output_dir=output, inputs=folders, clients=clients)
-    asyncio.run(stage.run(context))
-    return read_predictions(output)
+    return read_predictions(run_served(stage, folders, output, transport))
 
 
 def prompted(model: PretrainedModel, **demos: object) -> Prompted:
