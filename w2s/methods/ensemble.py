@@ -39,7 +39,7 @@ class Ensemble(Combined):
             stage
             for here in self._seeds(setup)
             for method in self.of
-            for stage in method.transcripts(here)
+            for stage in method.contexts(here)
         )
 
     def _seeds(self, setup: Setup) -> list[Setup]:
