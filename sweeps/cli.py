@@ -177,12 +177,23 @@ def _parser() -> argparse.ArgumentParser:
     list_kinds = verb(
         "list",
         "what can be named in a sweep file",
-        "List the tasks, losses, methods or models that a sweep file can name; with a name, its\n"
-        "fields and defaults. `models` has the corpora that a sweep can pretrain on.",
+        "List the tasks, losses, methods, models, combiners and weightings of ensembles, and\n"
+        "protocols of debates that a sweep file can name; with a name, its fields and defaults.\n"
+        "`models` has the corpora that a sweep can pretrain on.",
         "  w2s list losses\n  w2s list losses confidence\n  w2s list models architecture\n",
     )
     list_kinds.add_argument(
-        "what", choices=("tasks", "losses", "methods", "models"), help="which kind of thing"
+        "what",
+        choices=(
+            "tasks",
+            "losses",
+            "methods",
+            "models",
+            "combiners",
+            "weightings",
+            "protocols",
+        ),
+        help="which kind of thing",
     )
     list_kinds.add_argument("name", nargs="?", help="one of them: fields, defaults, what they mean")
     return parser

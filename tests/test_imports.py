@@ -16,6 +16,8 @@ SIBLINGS = (
     "w2s/tasks",
     "w2s/methods",
     "w2s/corpora",
+    "w2s/combiners",
+    "w2s/weightings",
     "serving/backends",
     "serving/debate/protocols",
 )

@@ -1,6 +1,7 @@
 """`w2s list`: what can be named in a sweep file; with a name, its fields and defaults."""
 
 import argparse
+import importlib
 import inspect
 import textwrap
 from collections.abc import Iterable
@@ -12,6 +13,16 @@ from w2s.errors import UserError
 from w2s.spec import available, lookup
 
 WIDTH = 96
+BASES = {
+    "tasks": ("w2s.tasks.base", "Task"),
+    "losses": ("w2s.losses.base", "Loss"),
+    "methods": ("w2s.methods.base", "Method"),
+    "combiners": ("w2s.combiners.base", "Combiner"),
+    "weightings": ("w2s.weightings.base", "Weighting"),
+    "protocols": ("serving.debate.protocols.base", "DebateProtocol"),
+    "models": ("w2s.corpora.base", "Corpus"),
+}
+"""Where the base of each kind of thing is: naming one loads no other."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,15 +62,8 @@ def _one(what: str, name: str, bases: "list[type[BaseModel]]") -> int:
 
 
 def _bases(what: str) -> "list[type[BaseModel]]":
-    if what == "tasks":
-        from w2s.tasks.base import Task as Base
-    elif what == "losses":
-        from w2s.losses.base import Loss as Base
-    elif what == "methods":
-        from w2s.methods.base import Method as Base
-    else:
-        from w2s.corpora.base import Corpus as Base
-    return [Base]
+    module, name = BASES[what]
+    return [getattr(importlib.import_module(module), name)]
 
 
 def _summary(model: type[BaseModel]) -> str:

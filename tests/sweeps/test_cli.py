@@ -85,7 +85,9 @@ def test_plan_prints_splits_stages_sharing_and_cost_and_leaves_nothing_behind(
     assert [path.name for path in sweep.parent.iterdir()] == ["sweep.toml"]
 
 
-@pytest.mark.parametrize("what", ["tasks", "losses", "methods", "models"])
+@pytest.mark.parametrize(
+    "what", ["tasks", "losses", "methods", "models", "combiners", "weightings", "protocols"]
+)
 def test_list_shows_kinds_and_the_fields_of_one(
     what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +96,9 @@ def test_list_shows_kinds_and_the_fields_of_one(
         "losses": ("confidence", "max_weight = 0.5"),
         "methods": ("debate_ensemble", "num_members = 4"),
         "models": ("architecture", "head_dim = 32"),
+        "combiners": ("product", "powers = ()"),
+        "weightings": ("learned", "uniform_epochs = 1"),
+        "protocols": ("sequential", "num_turns = 3"),
     }[what]
     assert main(["list", what]) == 0
     printed = capsys.readouterr().out

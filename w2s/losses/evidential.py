@@ -11,7 +11,9 @@ second takes away evidence for classes that the label does not hold; r rises fro
 
 The label may be mixed with the student's own hardened prediction, y <- (1 - k) y + k onehot(argmax
 z), with no gradient through it: the paper's confidence-augmented variant. k rises linearly here; in
-the published code it climbs to a quarter of the share and then jumps.
+the published code it climbs to a quarter of the share and then jumps. RAVEN (2025, 2510.21332)
+mixes the losses of both labels in place of the labels, which differs in the KL term alone:
+(1 - k) L(z, y) + k L(z, onehot(argmax z)), with k = 1/2 from the start.
 
 Predictions stay softmax(z), so that all losses are read alike: the most probable class is that of
 alpha / S.
@@ -93,6 +95,9 @@ class Evidential(Loss):
     confidence-augmented variant has 0.2, 0 is the plain one."""
     confidence_warmup_fraction: float = Field(default=0.25, ge=0, le=1)
     """Share of training over which that weight rises from 0."""
+    confidence_mix: Literal["labels", "losses"] = "labels"
+    """What is mixed: the label with the student's own, or the losses of the two (RAVEN, whose
+    weight is 0.5 without a warm-up)."""
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> LossOutput:
         """Evidential loss of each example."""
@@ -100,10 +105,17 @@ class Evidential(Loss):
         num_classes = logits_BC.shape[1]
         own_weight = self.confidence_weight * ramp(progress, self.confidence_warmup_fraction)
         own_BC = functional.one_hot(logits_BC.detach().argmax(1), num_classes)
-        targets_BC = (1 - own_weight) * batch.targets_BC + own_weight * own_BC
         kl_weight = self.kl_weight * ramp(progress, self.kl_warmup_fraction)
+
+        def loss_of(targets_BC: Tensor) -> Tensor:
+            return evidential_loss(logits_BC, targets_BC, kl_weight, self.evidence)
+
+        if self.confidence_mix == "labels":
+            losses_B = loss_of((1 - own_weight) * batch.targets_BC + own_weight * own_BC)
+        else:
+            losses_B = (1 - own_weight) * loss_of(batch.targets_BC) + own_weight * loss_of(own_BC)
         log_total_B = log_concentrations(logits_BC.detach(), self.evidence).logsumexp(1)
         return LossOutput(
-            evidential_loss(logits_BC, targets_BC, kl_weight, self.evidence),
+            losses_B,
             {"vacuity": (num_classes * (-log_total_B).exp()).mean(), "kl_weight": kl_weight},
         )

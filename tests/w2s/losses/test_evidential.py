@@ -96,3 +96,16 @@ def test_confidence_mixes_in_the_students_own_choice() -> None:
     )
     torch.testing.assert_close(output.losses_B, expected.losses_B)
     torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_confidence_can_mix_the_losses_of_both_labels() -> None:
+    # alpha = (2, 4): the student chooses class 1 at a loss of ln 6/4, and ln 2 - 1/2 for the
+    # evidence of Beta(2, 1) against it; the label, class 0, costs ln 6/2, and Beta(1, 4) is
+    # 4 (1 - x)^3, whose KL is ln 4 - 3/4.
+    loss = Evidential(
+        kl_weight=0.3, confidence_weight=0.5, confidence_warmup_fraction=0, confidence_mix="losses"
+    )
+    output, _ = apply(loss, torch.tensor([[0.0, math.log(3)]]), torch.tensor([[1.0, 0.0]]))
+    own = math.log(1.5) + 0.3 * (math.log(2) - 0.5)
+    label = math.log(3) + 0.3 * (math.log(4) - 0.75)
+    assert output.losses_B.tolist() == pytest.approx([(own + label) / 2])

@@ -24,6 +24,7 @@ LOSSES: list[Loss] = [
     Entropy(form="penalty"),
     Entropy(form="squared"),
     Evidential(evidence="relu", confidence_weight=0.2),
+    Evidential(confidence_weight=0.5, confidence_mix="losses"),
 ]
 """Every loss at its defaults, and those of its variants that take another path."""
 
