@@ -130,6 +130,8 @@ class Execution:
     """Examples a forward pass at most; None: the whole update."""
     backend: Backend | None = None
     """What serves models; None: vLLM on the Ray cluster."""
+    remote: Mapping[str, Backend] = field(default_factory=dict)
+    """What serves models behind a URL, by the key of the model."""
     placement: Placement = field(default_factory=Placement)
     """Where and how served models run."""
     requests: RequestPolicy = field(default_factory=RequestPolicy)

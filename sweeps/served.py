@@ -23,6 +23,7 @@ from serving.models import Endpoint, ServedModel
 from sweeps.resources import Execution
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, failed, forward_progress, run_serve_stage
+from w2s.models.remote import RemoteModel
 from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage
@@ -45,6 +46,8 @@ def served_model(model: Stage | BaseModel, store: ArtifactStore) -> ServedModel:
         StoreError: the rung's artifact is missing or damaged.
     """
     key = served_key(model)
+    if isinstance(model, RemoteModel):
+        return _named(model.name, key, path=model.model)
     if isinstance(model, Stage):
         return _named(model.name, key, path=str(store.local(model) / MODEL_FOLDER))
     assert isinstance(model, PretrainedModel), f"cannot serve {model!r}"
@@ -82,8 +85,12 @@ class ServedModels:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Models that are up or starting."""
-        return tuple(entry.model.name for entry in self._entries.values())
+        """Models that are up or starting; those behind a URL take no room and are not told."""
+        return tuple(
+            entry.model.name
+            for key, entry in self._entries.items()
+            if key not in self._execution.remote
+        )
 
     def want(self, models: Mapping[str, ServedModel]) -> None:
         """Start these models if they are not up; others may go when unused."""
@@ -113,7 +120,7 @@ class ServedModels:
                         del self._entries[key]
                     raise
                 if entry.client is None:
-                    entry.client = self._backend.client(endpoint, self._execution.requests)
+                    entry.client = self._backend_of(key).client(endpoint, self._execution.requests)
                 clients[key] = entry.client
             yield clients
         finally:
@@ -126,7 +133,8 @@ class ServedModels:
         now = time.monotonic()
         for key, entry in list(self._entries.items()):
             unused = not entry.users and key not in self._wanted and entry.endpoint.done()
-            if unused and now - entry.idle_since >= idle_s:
+            # The limits a minute of a model behind a URL live in its client.
+            if unused and key not in self._execution.remote and now - entry.idle_since >= idle_s:
                 await self._remove(key, entry)
 
     async def close(self) -> None:
@@ -138,8 +146,10 @@ class ServedModels:
         del self._entries[key]
         try:
             endpoint = await entry.endpoint
+            if entry.client is not None:
+                await entry.client.aclose()
             async with self._turn:
-                await asyncio.to_thread(self._backend.remove, endpoint)
+                await asyncio.to_thread(self._backend_of(key).remove, endpoint)
             log.info("model=%s removed", entry.model.name)
         except (
             Exception
@@ -148,16 +158,19 @@ class ServedModels:
 
     def _entry(self, key: str, model: ServedModel) -> _Entry:
         if key not in self._entries:
-            task = asyncio.ensure_future(self._deploy(model))
+            task = asyncio.ensure_future(self._deploy(key, model))
             task.add_done_callback(_consume)
             self._entries[key] = _Entry(model, task, idle_since=time.monotonic())
         return self._entries[key]
 
-    async def _deploy(self, model: ServedModel) -> Endpoint:
+    def _backend_of(self, key: str) -> Backend:
+        return self._execution.remote.get(key, self._backend)
+
+    async def _deploy(self, key: str, model: ServedModel) -> Endpoint:
         started = time.monotonic()
         async with self._turn:
             endpoint = await asyncio.to_thread(
-                self._backend.deploy, model, self._execution.placement
+                self._backend_of(key).deploy, model, self._execution.placement
             )
         log.info("model=%s up after %.1f s", model.name, time.monotonic() - started)
         return endpoint

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from serving.errors import BudgetSpent
 from sweeps.events import CurvePoint, StageRecord
 from sweeps.store import ArtifactStore, thinned
 from w2s.errors import W2SError
@@ -219,12 +220,13 @@ def failed(stage: Stage, error: Exception) -> Outcome:
     """The outcome of an attempt that raised; logs it."""
     cause = f"{type(error).__name__}: {error}".replace("\n", " ")
     cancelled = isinstance(error, StageCancelled)
+    expected = cancelled or isinstance(error, BudgetSpent)
     log.log(
         logging.INFO if cancelled else logging.ERROR,
         "stage=%s key=%s %s",
         stage.name,
         stage.key,
         "cancelled" if cancelled else f"failed: {cause}",
-        exc_info=None if cancelled else error,
+        exc_info=None if expected else error,
     )
     return Outcome(stage.key, cause=cause, traceback=traceback.format_exc(), cancelled=cancelled)

@@ -1,11 +1,13 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from serving.backends.base import Backend
-from serving.client import CompletionClient, RequestPolicy
+from serving.backends.scripted import ScriptedTransport
+from serving.client import BatchingClient, CompletionClient, RequestPolicy
 from serving.errors import DeploymentFailed
 from serving.models import Endpoint, Placement, ServedModel
 from sweeps.resources import Execution, GangShape
@@ -34,7 +36,7 @@ class Recorder(Backend, frozen=True):
         }
 
     def client(self, endpoint: Endpoint, policy: RequestPolicy | None = None) -> CompletionClient:
-        return object()  # pyright: ignore[reportReturnType]
+        return BatchingClient(ScriptedTransport(("reply",)))
 
     def remove(self, endpoint: Endpoint) -> None:
         CALLS.append(f"remove {endpoint.model}")
@@ -108,3 +110,26 @@ def test_close_takes_down_a_model_that_is_still_starting() -> None:
 
     asyncio.run(script())
     assert CALLS == ["deploy m", "remove m"]
+
+
+def test_a_model_behind_a_url_is_served_by_its_own_backend_takes_no_room_and_stays() -> None:
+    class Elsewhere(Recorder, frozen=True):
+        def deploy_all(
+            self, models: Sequence[ServedModel], placement: Placement
+        ) -> dict[str, Endpoint]:
+            CALLS.append("elsewhere")
+            return super().deploy_all(models, placement)
+
+    async def script() -> None:
+        execution = replace(EXECUTION, remote={"key-far": Elsewhere()})
+        served = ServedModels(Recorder(), execution)
+        async with served.lease(models("near", "far")) as clients:
+            assert served.names == ("near",)
+            far = clients["key-far"]
+        await served.remove_idle(0.0)
+        async with served.lease(models("far")) as clients:
+            assert clients["key-far"] is far
+        await served.close()
+
+    asyncio.run(script())
+    assert CALLS == ["deploy near", "elsewhere", "deploy far", "remove near", "remove far"]
