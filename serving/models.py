@@ -20,7 +20,7 @@ VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 ADAPTED_TYPES = frozenset({"gemma", "gemma2", "llama", "mistral", "opt", "phi", "qwen2", "qwen3"})
 """Model types that vLLM runs with low-rank adapters."""
 POOLED_TYPES = frozenset(
-    {"bert", "gemma", "gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2", "qwen3", "roberta"}
+    {"bert", "gemma", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3", "roberta"}
 )
 """Model types whose last hidden state vLLM computes as transformers does; classifiers of other
 types run in transformers."""

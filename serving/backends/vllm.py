@@ -367,7 +367,8 @@ def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         "dtype": model.dtype,
         "max_num_seqs": placement.max_num_seqs,
         "tensor_parallel_size": placement.tensor_parallel,
-        "enable_prefix_caching": True,
+        # An encoder's tokens see each other: nothing of a prefix can be kept.
+        "enable_prefix_caching": model.read_token == "last",
         "trust_remote_code": model.trust_remote_code,
         # A model's own generation_config would change what the HTTP routes sample, and only those.
         "generation_config": "vllm",
