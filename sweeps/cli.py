@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         "run a sweep on Ray and log it to MLflow",
         "Run a sweep. What is in the store is not run again, so the same command goes on after an\n"
-        "interruption. Ends with the report. Exit code 0: all points done; 1: some failed; 2: bad\n"
-        "input, nothing was run.",
+        "interruption. Ends with the report. Exit code 0: all points done; 1: some failed; 3: a\n"
+        "budget is spent, nothing else failed; 2: bad input, nothing was run.",
         "  w2s run examples/almanac.toml\n"
         "  w2s run examples/almanac.toml --set 'seeds=[0]' --set blocks.0.pairs=largest\n"
         "  w2s run examples/almanac.toml --address auto       join the cluster on this machine\n"

@@ -9,11 +9,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serving.backends.base import Backend
+from serving.budget import Usage
+from serving.errors import BudgetSpent
 from sweeps import cluster, report
 from sweeps.book import TrialBook
 from sweeps.broker import start_broker, stop_broker
@@ -28,6 +31,7 @@ from sweeps.results import SweepResults, SweepSummary
 from sweeps.runs import stage_entry, sweep_entry, trial_entry
 from sweeps.scores import trial_scores
 from sweeps.search import SweepSearcher, recorded_points
+from sweeps.speakers import cache_folder, checked_backends, spent
 from sweeps.store import ArtifactStore
 from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable
 from sweeps.trial import OBJECTIVE
@@ -42,6 +46,8 @@ PUMP_JOIN_S = 30.0
 """Longest wait for the record to catch up when all trials have ended."""
 INTERRUPTED_CLOSE_S = 2.0
 """Time that served models have to go away after Ctrl-C; those of a local cluster end with it."""
+BUDGET_EXIT_CODE = 3
+"""Exit code of a run that a budget has stopped, and nothing else."""
 INTERRUPTED_LOG_S = 2.0
 """Time that is left for MLflow after Ctrl-C."""
 
@@ -62,13 +68,21 @@ class Outcome:
     """Folder of the report."""
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the points: tracking."""
+    spent: dict[str, Usage] = field(default_factory=dict)
+    """What the speakers behind a URL have cost in this sweep, over all its runs, by name."""
+    budgets: list[str] = field(default_factory=list)
+    """What was said where a budget was spent."""
 
     @property
     def exit_code(self) -> int:
-        """0: every point is done or was stopped by the scheduler; 1: some failed."""
-        return int(
-            any(entry.status not in ("done", "stopped") for entry in self.book.entries.values())
-        )
+        """Of `w2s run`: 0 where every point is done, or was stopped by the scheduler.
+
+        3 where a budget is spent and nothing else went wrong, 1 where points failed otherwise.
+        """
+        left = [e for e in self.book.entries.values() if e.status not in ("done", "stopped")]
+        if left and all(BudgetSpent.__name__ in entry.cause for entry in left):
+            return BUDGET_EXIT_CODE
+        return int(bool(left))
 
 
 class Session:
@@ -90,6 +104,7 @@ class Session:
         self.planner.check()
         self.local_dir = local_dir(self.store)
         self.studies = studies_dir(self.store)
+        self.completions = cache_folder(runtime, self.store)
         self.book = TrialBook(self.planner)
         self.summary = summarise(self.planner, command=command, started=self.started)
         self.events: list[StageEvent] = []
@@ -143,7 +158,21 @@ class Session:
             )
         )
         problems = tracker.close()
-        return Outcome(self.summary, self.book, results, built, folder, problems)
+        said = [
+            event.cause.partition(": ")[2]
+            for event in self.events
+            if event.state == "failed" and event.cause.startswith(f"{BudgetSpent.__name__}:")
+        ]
+        return Outcome(
+            self.summary,
+            self.book,
+            results,
+            built,
+            folder,
+            problems,
+            spent=spent(self.planner, self.completions),
+            budgets=list(dict.fromkeys(said)),
+        )
 
     def _counts(self) -> dict[str, float]:
         """Trials by end, and stages that ran or were cached."""
@@ -242,11 +271,12 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
 
 
 def _run(session: Session, address: str | None, plain: bool) -> Outcome:
+    remote = checked_backends(session.planner, session.completions)
     tracker = session.tracker()
     tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
     try:
         with cluster.connected(address or session.runtime.address):
-            _execute(session, tracker, plain)
+            _execute(session, tracker, plain, remote)
     except KeyboardInterrupt:
         ended = session.summary.model_copy(update={"finished": time.time()})
         tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
@@ -256,9 +286,11 @@ def _run(session: Session, address: str | None, plain: bool) -> Outcome:
     return session.finish(tracker)
 
 
-def _execute(session: Session, tracker: Tracker, plain: bool) -> None:
+def _execute(
+    session: Session, tracker: Tracker, plain: bool, remote: Mapping[str, Backend]
+) -> None:
     """Broker, live view and trials on the cluster, from start to end."""
-    execution = _execution(session)
+    execution = _execution(session, remote)
     handle = start_broker(execution)
     broker = BrokerClient(handle)
     try:
@@ -281,7 +313,7 @@ def _execute(session: Session, tracker: Tracker, plain: bool) -> None:
         stop_broker(handle)
 
 
-def _execution(session: Session) -> Execution:
+def _execution(session: Session, remote: Mapping[str, Backend]) -> Execution:
     """Where stages run, with GPUs taken where the cluster has them and the file does not say."""
     train = session.runtime.train
     nodes = cluster.node_resources()
@@ -302,6 +334,7 @@ def _execution(session: Session) -> Execution:
         max_gangs=train.max_gangs,
         micro_batch_size=train.micro_batch_size,
         placement=placement,
+        remote=remote,
     )
 
 

@@ -44,6 +44,14 @@ def _print(outcome: Outcome, elapsed_s: float) -> None:
     console.print(
         f"{ran} stages ran, {cached} were cached; {elapsed_s:.0f} s in all", highlight=False
     )
+    for name, usage in outcome.spent.items():
+        console.print(
+            f"speaker {name}: {usage.requests:,} requests, {usage.input_tokens:,} tokens in, "
+            f"{usage.output_tokens:,} out, over all runs of this sweep",
+            highlight=False,
+        )
+    for budget in outcome.budgets:
+        print(f"stopped: {budget}", file=sys.stderr)
     for entry in outcome.book.entries.values():
         if entry.status == "failed":
             print(f"failed: {outcome.book.name(entry)}: {entry.cause}", file=sys.stderr)
