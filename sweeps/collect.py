@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,17 +17,19 @@ from sweeps.book import TrialBook
 from sweeps.events import StageEvent
 from sweeps.plan import TRAININGS, Planner
 from sweeps.results import (
-    DebateExample,
-    DebateTurn,
-    DebateVerdict,
     RungSummary,
+    Speech,
     SweepResults,
     SweepSummary,
     TaskSummary,
+    TranscriptCount,
+    TranscriptExample,
+    Transcripts,
     TrialResult,
     difficulties,
     pooled_checkpoints,
     pooled_curves,
+    pooled_oversight,
     pooled_rows,
 )
 from sweeps.store import PACKAGES, ArtifactStore
@@ -35,17 +38,18 @@ from w2s.spec import digest
 from w2s.stages.base import closure
 from w2s.stages.checkpoints import read_compared
 from w2s.stages.data import read_prompts
-from w2s.stages.debate import Debate
 from w2s.stages.difficulty import difficulties as rate
 from w2s.stages.evaluate import Evaluate, read_rows
-from w2s.stages.finetune import Finetune
-from w2s.stages.models import Model
+from w2s.stages.models import Model, model_key
+from w2s.stages.oversight import Oversight, read_overseen
 from w2s.stages.pretrain import Pretrain
-from w2s.stages.transcripts import read_transcripts
+from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts, read_transcripts
 from w2s.tasks.base import shape_of
 
-NUM_DEBATES = 3
-ANSWERS = ("incorrect", "correct")
+MAX_TRANSCRIPTS = 5000
+"""Transcripts of all methods together that are kept to be read."""
+CONTROLS = (PermutedTranscripts, ShuffledTranscripts)
+"""Transcripts whose words are not about the row that they stand beside."""
 
 
 def sweep_key(planner: Planner) -> str:
@@ -121,9 +125,22 @@ def stage_counts(events: Iterable[StageEvent]) -> dict[str, dict[str, int]]:
 
 
 def collect(
-    planner: Planner, store: ArtifactStore, book: TrialBook, summary: SweepSummary
+    planner: Planner,
+    store: ArtifactStore,
+    book: TrialBook,
+    summary: SweepSummary,
+    *,
+    num_transcripts: int,
 ) -> SweepResults:
-    """Read every evaluation, checkpoints, curves and a few debates from the store."""
+    """Read evaluations, checkpoints, curves and what judges made of transcripts from the store.
+
+    Args:
+        planner: the sweep.
+        store: where its artifacts are.
+        book: its points.
+        summary: what is swept.
+        num_transcripts: transcripts to read that are kept of each method on each task and pair.
+    """
     trials = book.results()
     evaluations = _evaluations(book, trials)
     compared = {key: read_compared(store.local(stage)) for key, stage in evaluations.items()}
@@ -141,7 +158,8 @@ def collect(
         curves=pooled_curves(store.record(trained[key]) for key in store.present(trained.values())),
         checkpoints=pooled_checkpoints({key: run for key, run in compared.items() if run}),
         difficulty=difficulties(_rated(trials, summary, evaluations, store)),
-        debates=tuple(_debates(planner, store, book)),
+        oversight=pooled_oversight(_overseen(planner, store, book, trials)),
+        transcripts=_transcripts(planner, store, book, trials, num_transcripts),
     )
 
 
@@ -193,60 +211,115 @@ def _evaluations(book: TrialBook, trials: Iterable[TrialResult]) -> dict[str, Ev
     return found
 
 
-def _debates(planner: Planner, store: ArtifactStore, book: TrialBook) -> Iterable[DebateExample]:
-    """Three test rows with their debate: one it helped, one it misled, one it did neither to.
+def _judges(
+    book: TrialBook, trials: Iterable[TrialResult]
+) -> dict[tuple[str, ...], list[tuple[TrialResult, int, Oversight]]]:
+    """Judges that read transcripts with the trial and seed they supervise in, each once.
 
-    Taken from the first done trial whose supervisor read a debate; rows in the order of their ids,
-    nothing else is chosen.
+    One list for all seeds and members of a method on a task and pair: those of trials that differ
+    in the student alone are the same.
     """
-    for entry in book.entries.values():
-        if entry.status != "done":
-            continue
-        seed, roles = next(iter(entry.roles.items()))
-        supervision = roles.supervisor.predictions
-        if not isinstance(supervision, Finetune) or not isinstance(supervision.transcripts, Debate):
-            continue
-        plain, aided = (
-            _test_rows(read_rows(store.local(role))) for role in (roles.floor, roles.supervisor)
-        )
-        debates = read_transcripts(store.local(supervision.transcripts)).set_index("row_id")
-        prompts = read_prompts(store.local(supervision.prompts), "test").set_index("row_id")
-        helped = aided["correct"] & ~plain["correct"]
-        misled = ~aided["correct"] & plain["correct"]
-        neither = ~aided["correct"] & ~plain["correct"]
-        rest = aided["correct"] & plain["correct"]
-        chosen = [
-            str(rows.index[0])
-            for rows in (aided[helped], aided[misled], aided[neither], aided[rest])
-            if len(rows)
+    found: dict[tuple[str, ...], list[tuple[TrialResult, int, Oversight]]] = {}
+    seen: set[str] = set()
+    for trial in trials:
+        for keys in trial.keys:
+            for stage in book.entries[trial.trial_id].roles[keys.seed].oversight:
+                if stage.key not in seen:
+                    seen.add(stage.key)
+                    unit = (trial.task, trial.weak, trial.strong, trial.method)
+                    found.setdefault(unit, []).append((trial, keys.seed, stage))
+    return found
+
+
+def _model_names(planner: Planner) -> dict[str, str]:
+    """Names of rungs and speakers by the key of the model."""
+    ladders = [models.items() for models in planner.models]
+    named = [item for items in (planner.speakers.items(), *ladders) for item in items]
+    return {model_key(model): name for name, model in named}
+
+
+def _overseen(
+    planner: Planner, store: ArtifactStore, book: TrialBook, trials: Iterable[TrialResult]
+) -> Iterable[tuple[str, pd.DataFrame, Mapping[str, str], bool]]:
+    names = _model_names(planner)
+    for judges in _judges(book, trials).values():
+        for _, _, stage in judges:
+            control = isinstance(stage.transcripts, CONTROLS)
+            yield stage.key, read_overseen(store.local(stage)), names, control
+
+
+def _transcripts(
+    planner: Planner,
+    store: ArtifactStore,
+    book: TrialBook,
+    trials: Iterable[TrialResult],
+    num_transcripts: int,
+) -> Transcripts:
+    """A sample of what judges read about test rows: drawn by the rows' ids, nothing else."""
+    names = _model_names(planner)
+    units = _judges(book, trials)
+    most = min(num_transcripts, MAX_TRANSCRIPTS // max(1, len(units)))
+    counts, examples = [], []
+    for (task, weak, strong, method), judges in units.items():
+        frames = [
+            _test_rows(read_overseen(store.local(stage))).assign(judge=number)
+            for number, (_, _, stage) in enumerate(judges)
         ]
-        for row_id in chosen[:NUM_DEBATES]:
-            yield DebateExample(
-                row_id=row_id,
-                task=planner.task_label(entry.point.cell.task_index),
-                question=str(prompts.loc[row_id, "prompt"]),
-                truth=ANSWERS[int(aided.loc[row_id, "label"])],
-                turns=tuple(
-                    DebateTurn(speaker=turn["side"], position=turn["position"], text=turn["text"])
-                    for turn in json.loads(str(debates.loc[row_id, "turns"]))
-                ),
-                verdicts=(
-                    _verdict(f"{entry.point.cell.weak} alone, seed {seed}", plain, row_id),
-                    _verdict(
-                        f"{entry.point.cell.weak} with this debate, seed {seed}", aided, row_id
-                    ),
-                ),
+        frame = pd.concat(frames)
+        order = [digest([str(row_id), int(number)]) for row_id, number in frame["judge"].items()]
+        chosen = frame.iloc[np.sort(np.argsort(order)[:most])]
+        counts.append(
+            TranscriptCount(
+                task=task,
+                weak=weak,
+                strong=strong,
+                method=method,
+                num_shown=len(chosen),
+                num_made=len(frame),
             )
-        return
+        )
+        for number, (trial, seed, stage) in enumerate(judges):
+            mine = chosen.loc[chosen["judge"] == number]
+            examples += _examples(trial, seed, stage, mine, store, names) if len(mine) else []
+    return Transcripts(counts=tuple(counts), examples=tuple(examples))
+
+
+def _examples(
+    trial: TrialResult,
+    seed: int,
+    stage: Oversight,
+    rows: pd.DataFrame,
+    store: ArtifactStore,
+    names: Mapping[str, str],
+) -> Iterable[TranscriptExample]:
+    said = read_transcripts(store.local(stage.transcripts))
+    said = said.loc[said["split"] == "test"].set_index("row_id")
+    prompts = read_prompts(store.local(stage.prompts), "test").set_index("row_id")["prompt"]
+    for row_id in rows.index:
+        row = rows.loc[row_id]
+        turns = tuple(_speech(turn, names) for turn in json.loads(str(said.loc[row_id, "turns"])))
+        yield TranscriptExample(
+            row_id=str(row_id),
+            task=trial.task,
+            weak=trial.weak,
+            strong=trial.strong,
+            method=trial.method,
+            trial_id=trial.trial_id,
+            seed=seed,
+            question=str(prompts.loc[row_id]),
+            label=int(row["label"]),
+            prob_with=min(1.0, float(row["prob_with"])),
+            prob_without=min(1.0, float(row["prob_without"])),
+            verdict=str(row["verdict"]),
+            text="" if turns else str(said.loc[row_id, "text"]),
+            turns=turns,
+        )
+
+
+def _speech(turn: Mapping[str, Any], names: Mapping[str, str]) -> Speech:
+    kept = {name: value for name, value in turn.items() if name in Speech.model_fields}
+    return Speech.model_validate(kept | {"model": names.get(turn["model_digest"], turn["model"])})
 
 
 def _test_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["split"] == "test"].set_index("row_id").sort_index()
-
-
-def _verdict(supervisor: str, frame: pd.DataFrame, row_id: str) -> DebateVerdict:
-    label = int(frame.loc[row_id, "label"])
-    return DebateVerdict(
-        supervisor=supervisor,
-        probability_of_truth=min(1.0, float(frame.loc[row_id, f"prob_{label}"])),
-    )

@@ -33,7 +33,7 @@ from sweeps.scores import trial_scores
 from sweeps.search import SweepSearcher, recorded_points
 from sweeps.speakers import cache_folder, checked_backends, spent
 from sweeps.store import ArtifactStore
-from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable
+from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable, run_pages
 from sweeps.trial import OBJECTIVE
 from sweeps.tune import run_trials
 from w2s.stages.evaluate import read_evaluation
@@ -140,9 +140,19 @@ class Session:
             finished=time.time(),
             stages=stage_counts(self.events),
         )
-        results = collect(self.planner, self.store, self.book, self.summary)
+        results = collect(
+            self.planner,
+            self.store,
+            self.book,
+            self.summary,
+            num_transcripts=self.runtime.report_transcripts,
+        )
         folder = Path(self.runtime.report_dir) / self.sweep.name
-        built = report.of_results(results)
+        pages = {}
+        if results.transcripts.examples:
+            tracker.settle()  # So that their page can link to the runs of the trials.
+            pages = run_pages(self.runtime.tracking_uri, self.summary)
+        built = report.of_results(results, run_pages=pages)
         built.write(folder)
         # Kept, because a tracking server that is away gets it from here later.
         kept = self.local_dir / ".results" / self.sweep.name

@@ -2,8 +2,9 @@
 
 `SweepResults` is the whole: a `SweepSummary` (what was swept), a `TrialResult` per point of the
 space, the scored rows of every evaluation, training curves, scored checkpoints, the difficulty of
-test rows and a few debates to read. It is a folder of JSON and parquet files (`save`, `load`),
-logged whole to the sweep's parent run; the report is made from nothing else.
+test rows, what transcripts did to judges, and some transcripts to read. It is a folder of JSON and
+parquet files (`save`, `load`), logged whole to the sweep's parent run; the report is made from
+nothing else.
 
 Rows are kept once per evaluation, by the key of its stage, and trials name keys: a floor that forty
 trials share is stored once.
@@ -31,7 +32,8 @@ ROWS_FILE = "rows.parquet"
 CURVES_FILE = "curves.parquet"
 CHECKPOINTS_FILE = "checkpoints.parquet"
 DIFFICULTY_FILE = "difficulty.parquet"
-DEBATES_FILE = "debates.json"
+OVERSIGHT_FILE = "oversight.parquet"
+TRANSCRIPTS_FILE = "transcripts.json"
 
 REPORTED_SPLITS = ("val", "test")
 
@@ -172,49 +174,94 @@ class SweepSummary(Spec):
     """The resolved sweep, every default written out."""
 
 
-class DebateTurn(Spec):
-    """One speech, as a reader of the report sees it."""
+class Speech(Spec):
+    """One turn of a transcript, as a reader sees it."""
 
-    speaker: str
-    """Name of the side, such as `A`."""
+    side: str
+    """Who spoke: `A`, `B` or `judge`."""
     position: str
-    """What the side defends, in words."""
+    """What the side defends: `correct`, `incorrect`, or empty for a judge's question."""
     text: str
     """The argument."""
+    model: str
+    """Model that spoke, by the name of its rung or speaker."""
+    round: int = 0
+    """Turns of one round have not read each other."""
+    thinking: str = ""
+    """What the speaker thought, hidden from all others."""
+    candidates: tuple[str, ...] = ()
+    """Texts among which this one was chosen; empty where there was one."""
 
 
-class DebateVerdict(Spec):
-    """What one supervisor made of a debate."""
-
-    supervisor: str
-    """Who read it, such as `xs with debate`."""
-    probability_of_truth: float = Field(ge=0, le=1)
-    """Probability it gave to the true answer; above one half it was right (two classes)."""
-
-
-class DebateExample(Spec):
-    """A debate to read."""
+class TranscriptExample(Spec):
+    """What a judge read about one row of `test`, and what it made of it."""
 
     row_id: str
-    """Row of `test` it is about."""
+    """Row it is about."""
     task: str
     """Label of the task."""
+    weak: str
+    """Rung of the judge."""
+    strong: str
+    """Rung of the student."""
+    method: str
+    """Label of the method."""
+    trial_id: str
+    """Trial in which the judge supervises."""
+    seed: int
+    """Replicate."""
     question: str
     """The question with the proposed answer."""
-    truth: str
-    """The true answer, in words."""
-    turns: tuple[DebateTurn, ...]
+    label: int | None
+    """1: the proposed answer is correct, 0: it is not; None: nobody knows."""
+    prob_with: float | None = Field(default=None, ge=0, le=1)
+    """Probability that it is correct, by the judge that read this; None: nobody judged."""
+    prob_without: float | None = Field(default=None, ge=0, le=1)
+    """The same by the judge that did not."""
+    verdict: str = ""
+    """What the judge answered, where it is asked for a verdict: INVALID if it could not be read."""
+    text: str = ""
+    """What the judge read, where it is no turns of speakers."""
+    turns: tuple[Speech, ...] = ()
     """The speeches in order."""
-    verdicts: tuple[DebateVerdict, ...] = ()
-    """Verdicts to show beside it."""
+
+    @property
+    def truth(self) -> str:
+        """The truth about the proposed answer, in a word."""
+        return {0: "incorrect", 1: "correct", None: "unknown"}[self.label]
+
+
+class TranscriptCount(Spec):
+    """How many of a method's transcripts are among the examples."""
+
+    task: str
+    """Label of the task."""
+    weak: str
+    """Rung of the judge."""
+    strong: str
+    """Rung of the student."""
+    method: str
+    """Label of the method."""
+    num_shown: int
+    """Among the examples."""
+    num_made: int
+    """Of test rows, over all seeds and members."""
+
+
+class Transcripts(Spec):
+    """Transcripts to read."""
+
+    counts: tuple[TranscriptCount, ...] = ()
+    """How many there are, by method."""
+    examples: tuple[TranscriptExample, ...] = ()
+    """A sample of them."""
 
 
 _FILES = (
-    *(SUMMARY_FILE, TRIALS_FILE, DEBATES_FILE),
-    *(ROWS_FILE, CURVES_FILE, CHECKPOINTS_FILE, DIFFICULTY_FILE),
+    *(SUMMARY_FILE, TRIALS_FILE, TRANSCRIPTS_FILE),
+    *(ROWS_FILE, CURVES_FILE, CHECKPOINTS_FILE, DIFFICULTY_FILE, OVERSIGHT_FILE),
 )
 _TRIALS = TypeAdapter(tuple[TrialResult, ...])
-_DEBATES = TypeAdapter(tuple[DebateExample, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,19 +280,24 @@ class SweepResults:
     """One line per evaluation and checkpoint, as `pooled_checkpoints` makes it."""
     difficulty: pd.DataFrame = field(default_factory=lambda: difficulties({}))
     """One line per task and test row whose difficulty was measured, as `difficulties` makes it."""
-    debates: tuple[DebateExample, ...] = ()
-    """Debates to read."""
+    oversight: pd.DataFrame = field(default_factory=lambda: pooled_oversight(()))
+    """One line per judge and test row with a transcript, as `pooled_oversight` makes it."""
+    transcripts: Transcripts = field(default_factory=Transcripts)
+    """Transcripts to read."""
 
     def save(self, folder: Path) -> None:
         """Write the files into a folder, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY_FILE).write_text(self.summary.model_dump_json(indent=1), encoding="utf-8")
         (folder / TRIALS_FILE).write_bytes(_TRIALS.dump_json(self.trials, indent=1))
-        (folder / DEBATES_FILE).write_bytes(_DEBATES.dump_json(self.debates, indent=1))
+        (folder / TRANSCRIPTS_FILE).write_text(
+            self.transcripts.model_dump_json(exclude_defaults=True), encoding="utf-8"
+        )
         self.rows.to_parquet(folder / ROWS_FILE, index=False)
         self.curves.to_parquet(folder / CURVES_FILE, index=False)
         self.checkpoints.to_parquet(folder / CHECKPOINTS_FILE, index=False)
         self.difficulty.to_parquet(folder / DIFFICULTY_FILE, index=False)
+        self.oversight.to_parquet(folder / OVERSIGHT_FILE, index=False)
 
     @classmethod
     def load(cls, folder: Path) -> "SweepResults":
@@ -268,7 +320,8 @@ class SweepResults:
             curves=pd.read_parquet(folder / CURVES_FILE),
             checkpoints=pd.read_parquet(folder / CHECKPOINTS_FILE),
             difficulty=pd.read_parquet(folder / DIFFICULTY_FILE),
-            debates=_DEBATES.validate_json((folder / DEBATES_FILE).read_bytes()),
+            oversight=pd.read_parquet(folder / OVERSIGHT_FILE),
+            transcripts=Transcripts.model_validate_json((folder / TRANSCRIPTS_FILE).read_bytes()),
         )
 
 
@@ -376,6 +429,44 @@ def difficulties(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     columns = ["task", "row_id", "difficulty"]
     pooled = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
     return pooled.loc[:, columns].astype({"task": "str", "row_id": "str", "difficulty": "int64"})
+
+
+def pooled_oversight(
+    frames: Iterable[tuple[str, pd.DataFrame, Mapping[str, str], bool]],
+) -> pd.DataFrame:
+    """What many judges made of transcripts about test rows, as one frame.
+
+    Args:
+        frames: key of the oversight stage; its rows; names of models by their keys; and whether its
+            transcripts are a control, whose words are not about the row.
+
+    Returns:
+        key, control, and the columns of `w2s.stages.oversight.overseen_rows` but split, with names
+        of models in the place of their keys.
+    """
+    parts = [
+        frame.loc[frame["split"] == "test"]
+        .drop(columns="split")
+        .assign(
+            key=key,
+            control=control,
+            **{
+                name: frame[name].map(lambda model, names=names: names.get(model, model))
+                for name in ("model_correct", "model_incorrect")
+            },
+        )
+        for key, frame, names, control in frames
+    ]
+    types = {
+        **dict.fromkeys(("key", "row_id", "group", "verdict"), "category"),
+        **dict.fromkeys(("position_a", "position_last"), "category"),
+        **dict.fromkeys(("model_correct", "model_incorrect"), "category"),
+        **dict.fromkeys(("label", "words_correct", "words_incorrect"), "int32"),
+        **dict.fromkeys(("prob_with", "prob_without"), "float32"),
+        "control": "bool",
+    }
+    pooled = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(types))
+    return pooled[list(types)].astype(types)
 
 
 def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import queue
 import sqlite3
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -36,6 +37,8 @@ RESULTS_PATH = "results"
 REPORT_PATH = "report"
 """Artifact folder of the report on the parent run."""
 
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `w2s ui` serves, unless it is told otherwise."""
 CONNECT_TIMEOUT_S = 5.0
 ATTEMPTS = 3
 """Writes of one entry that may fail while the server answers, before it is set aside."""
@@ -153,6 +156,15 @@ class Tracker:
                 artifact_path=artifact_path,
             )
         )
+
+    def settle(self, timeout_s: float = 20.0) -> None:
+        """Wait until what is queued is written, or the time is over."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            with self._lock:
+                if not self._unwritten:
+                    return
+            time.sleep(0.1)
 
     def close(self, timeout_s: float = 60.0) -> list[str]:
         """Write what is queued, then stop.
@@ -302,6 +314,44 @@ def trial_pages(uri: str, address: str) -> dict[str, str]:
         f"?viewStateShareKey={TRIALS_VIEW}"
         for experiment in MlflowClient(tracking_uri=uri).search_experiments()
         if f"mlflow.sharedViewState.{TRIALS_VIEW}" in experiment.tags
+    }
+
+
+def run_pages(uri: str, summary: SweepSummary) -> dict[str, str]:
+    """Page of the MLflow UI of each trial's run, by the id of the trial.
+
+    The UI is that of the tracking server, or of `w2s ui` for a file; empty if MLflow is away.
+    """
+    prepare_environment()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    address = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(summary.name)
+        if experiment is None:
+            return {}
+        runs = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment.experiment_id],
+                f"tags.`w2s.sweep_key` = '{summary.sweep_key}' AND tags.`w2s.trial` LIKE '%'",
+                max_results=1000,
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                break
+    except (MlflowException, OSError) as error:
+        logger.warning("the report has no links to runs: %s", _one_line(error))
+        return {}
+    return {
+        run.data.tags["w2s.trial"]: f"{address}/#/experiments/{experiment.experiment_id}/runs/"
+        f"{run.info.run_id}"
+        for run in runs
     }
 
 

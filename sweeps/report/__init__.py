@@ -1,14 +1,18 @@
-"""The report of a sweep: tables, figures and debates, from what the sweep left in MLflow.
+"""The report of a sweep: tables, figures and transcripts, from what the sweep left in MLflow.
 
 `build` fetches the results of a sweep by name, `of_results` takes them from memory; both give a
 `Report`, whose `write` leaves `report.html` (one self-contained file), `report.md` with its
-figures, and `results.csv`. No store, torch or Ray is needed.
+figures, `results.csv` and, where transcripts were read, `transcripts.html` (another one). No store,
+torch or Ray is needed.
 
     load      results to cells: a pair, method and loss, with test rows as arrays
     scoring   cells to scores, differences and their intervals
+    oversight judges with and without transcripts
     tables, plots, document, render      scores to tables, figures, and pages
+    browser   transcripts to a page in which they are looked through
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from sweeps.results import SweepResults
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
 CSV_FILE = "results.csv"
+TRANSCRIPTS_FILE = "transcripts.html"
 FIGURE_FOLDER = "figures"
 
 
@@ -36,6 +41,8 @@ class Report:
     """A line per cell and failed trial."""
     figures: dict[str, str]
     """SVG text by file name."""
+    transcripts: str = ""
+    """The page of transcripts as one HTML file; empty where none was read."""
     run_id: str = ""
     """Parent run in MLflow; empty if the results came from memory."""
 
@@ -48,6 +55,8 @@ class Report:
         (folder / FIGURE_FOLDER).mkdir(parents=True, exist_ok=True)
         (folder / MARKDOWN_FILE).write_text(self.markdown, encoding="utf-8")
         (folder / CSV_FILE).write_text(self.csv, encoding="utf-8")
+        if self.transcripts:
+            (folder / TRANSCRIPTS_FILE).write_text(self.transcripts, encoding="utf-8")
         for name, svg in self.figures.items():
             (folder / FIGURE_FOLDER / name).write_text(svg, encoding="utf-8")
         page = folder / HTML_FILE
@@ -55,19 +64,29 @@ class Report:
         return page
 
 
-def of_results(results: SweepResults, run_id: str = "") -> Report:
-    """The report of results in memory."""
-    from sweeps.report import render
+def of_results(
+    results: SweepResults, run_id: str = "", run_pages: Mapping[str, str] | None = None
+) -> Report:
+    """The report of results in memory.
+
+    Args:
+        results: what the sweep left.
+        run_id: parent run in MLflow.
+        run_pages: address of the page of a trial's run, by the trial's id, to be linked to.
+    """
+    from sweeps.report import browser, render
     from sweeps.report.document import compose
 
     document = compose(results)
+    figures = (*document.figures, *document.oversight_figures)
     return Report(
         name=results.summary.name,
         headline=document.headline,
         markdown=render.markdown_text(document, FIGURE_FOLDER),
-        html=render.html_text(document),
+        html=render.html_text(document, TRANSCRIPTS_FILE),
         csv=render.csv_text(document),
-        figures={f"{figure.name}.svg": figure.svg for figure in document.figures},
+        figures={f"{figure.name}.svg": figure.svg for figure in figures},
+        transcripts=browser.page(results.summary.name, results.transcripts, run_pages or {}),
         run_id=run_id,
     )
 
@@ -82,7 +101,9 @@ def build(tracking_uri: str, sweep: str) -> Report:
     Raises:
         UserError: the tracking server cannot be reached, or holds no results of such a sweep.
     """
-    from sweeps.tracking import results_folder
+    from sweeps.tracking import results_folder, run_pages
 
     folder, run_id = results_folder(tracking_uri, sweep)
-    return of_results(SweepResults.load(folder), run_id)
+    results = SweepResults.load(folder)
+    pages = run_pages(tracking_uri, results.summary) if results.transcripts.examples else {}
+    return of_results(results, run_id, pages)

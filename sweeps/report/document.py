@@ -1,14 +1,14 @@
 """What the report says, before it is Markdown or HTML.
 
 `compose` turns a sweep's results into a `Document`: headline sentences and cards, tables,
-figures, debates, notes. Every number is computed here, once; the renderers only write it down.
+figures, transcripts, notes. Every number is computed here, once; the renderers only write it down.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sweeps.report import analyses, plots, tables
+from sweeps.report import analyses, oversight, oversight_plots, plots, tables
 from sweeps.report.load import Board
 from sweeps.report.plots import Figure
 from sweeps.report.ranking import ranking
@@ -26,11 +26,13 @@ from sweeps.report.scoring import (
     score,
 )
 from sweeps.report.tables import Table
-from sweeps.results import SweepResults
+from sweeps.results import SweepResults, TranscriptExample
 from w2s.statistics import Estimate
 
 MAX_NAMED_TASKS = 4
 """Tasks that are named at the top; more are counted."""
+NUM_SHOWN = 3
+"""Transcripts on the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class Document:
     """Failed trials with their causes."""
     figures: tuple[Figure, ...]
     """Drawings."""
+    oversight: tuple[Table, ...]
+    """What transcripts did to judges; empty where none was read."""
+    oversight_figures: tuple[Figure, ...]
+    """Drawings of that."""
+    transcripts: tuple[TranscriptExample, ...]
+    """A few transcripts to read on the page."""
     csv: tuple[dict[str, object], ...]
     """Lines of the CSV file."""
 
@@ -94,6 +102,7 @@ def compose(results: SweepResults) -> Document:
     differences = list(contrasts(board))
     chief = _chief(scores, results)
     effect = effect_of(results)
+    judges = oversight.judges(results)
     analysed = (
         analyses.arms_table(list(arms(board)), board),
         analyses.stopping_table(scores),
@@ -113,8 +122,33 @@ def compose(results: SweepResults) -> Document:
         searches=tuple(tables.search_tables(board)),
         failures=tables.failures_table(board),
         figures=tuple(plots.all_figures(board, scores, by_task)),
+        oversight=oversight.all_tables(results, judges),
+        oversight_figures=tuple(oversight_plots.all_figures(judges, oversight.rated(judges))),
+        transcripts=_shown(results.transcripts.examples),
         csv=tuple(tables.csv_rows([*scores, *by_task], board)),
     )
+
+
+def _shown(examples: Sequence[TranscriptExample]) -> tuple[TranscriptExample, ...]:
+    """Of the first method: one that helped its judge, one that misled it, one that did neither."""
+    if not examples:
+        return ()
+    first = examples[0]
+    unit = (first.task, first.weak, first.strong, first.method)
+    mine = [each for each in examples if (each.task, each.weak, each.strong, each.method) == unit]
+    found = []
+    for wanted in ((True, False), (False, True), (False, False), (True, True)):
+        found += [
+            each
+            for each in mine
+            if (_right(each.prob_with, each), _right(each.prob_without, each)) == wanted
+        ][:1]
+    return tuple(found[:NUM_SHOWN])
+
+
+def _right(probability: float | None, example: TranscriptExample) -> bool:
+    """Whether a judge with this probability of `correct` is right."""
+    return probability is not None and (probability > 0.5) == (example.label == 1)
 
 
 def _facts(results: SweepResults) -> list[str]:

@@ -11,7 +11,7 @@ from importlib import resources
 from sweeps.report.document import MAX_NAMED_TASKS, Document
 from sweeps.report.plots import Figure
 from sweeps.report.tables import CSV_COLUMNS, Field, Table
-from sweeps.results import ROLES, DebateExample
+from sweeps.results import ROLES, Speech, TranscriptExample
 
 INTERVALS = (
     "Accuracies are in percent of the test rows, means over seeds. Brackets: 95 % intervals from a "
@@ -30,6 +30,10 @@ DIFFERENCES = (
     "Both sides are scored on the same rows and seeds. A difference in colour has an interval that "
     "excludes 0. Detectable: the smallest difference that such a comparison finds with 80 % power "
     "at 5 %."
+)
+OVERSIGHT = (
+    "What transcripts did to the supervisors that read them, on test rows. Brackets: 95 % "
+    "intervals from a paired bootstrap over rows (whole groups of them) and replicates."
 )
 SEARCHES = "Chosen on val alone; test rows play no part in it."
 FOLD_ROWS = 24
@@ -87,10 +91,16 @@ def _markdown(document: Document, figure_folder: str) -> Iterator[str]:
         yield f"## Searches\n\n{SEARCHES}\n"
         for table in document.searches:
             yield from _markdown_table(table)
-    if document.results.debates:
-        yield "## Debates\n"
-    for debate in document.results.debates:
-        yield from _markdown_debate(debate)
+    if document.oversight:
+        yield f"## Oversight\n\n{OVERSIGHT}\n"
+        for table in document.oversight:
+            yield from _markdown_table(table)
+    for figure in document.oversight_figures:
+        yield f"![{figure.title}]({figure_folder}/{figure.name}.svg)\n\n{figure.caption}\n"
+    if document.transcripts:
+        yield "## Transcripts\n"
+    for transcript in document.transcripts:
+        yield from _markdown_transcript(transcript)
     if document.metrics:
         yield "## Metrics\n"
         yield from _markdown_table(document.metrics)
@@ -123,14 +133,31 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield ""
 
 
-def _markdown_debate(debate: DebateExample) -> Iterator[str]:
-    yield f"> **{' '.join(debate.question.split())}** (truth: {debate.truth}; {debate.task})\n>"
-    for turn in debate.turns:
-        yield f"> - {turn.speaker}, for {turn.position}: {' '.join(turn.text.split())}"
+def _markdown_transcript(example: TranscriptExample) -> Iterator[str]:
+    yield (
+        f"> **{' '.join(example.question.split())}** (truth: {example.truth}; "
+        f"{example.task}, {example.method})\n>"
+    )
+    for turn in example.turns:
+        yield f"> - {_speaker(turn)}: {' '.join(turn.text.split())}"
+    if example.text:
+        yield f"> {' '.join(example.text.split())}"
     yield ">"
-    for verdict in debate.verdicts:
-        yield f"> {verdict.supervisor}: {_verdict_words(verdict.probability_of_truth)}  "
+    for judge, probability in _verdicts(example):
+        yield f"> {judge}: {_verdict_words(probability)}  "
     yield ""
+
+
+def _speaker(turn: Speech) -> str:
+    return f"{turn.side}, for {turn.position}" if turn.position else f"{turn.side}"
+
+
+def _verdicts(example: TranscriptExample) -> Iterator[tuple[str, float]]:
+    """Who judged, and the probability it gave to the truth."""
+    for words, value in (("alone", example.prob_without), ("with this", example.prob_with)):
+        if value is not None:
+            truth = value if example.label == 1 else 1 - value
+            yield f"{example.weak} {words}, seed {example.seed}", truth
 
 
 def _verdict_words(probability: float) -> str:
@@ -141,12 +168,12 @@ def _verdict_words(probability: float) -> str:
 # HTML.
 
 
-def html_text(document: Document) -> str:
-    """The report as one HTML file that needs nothing else."""
-    return "\n".join(_html(document)) + "\n"
+def html_text(document: Document, transcripts_file: str) -> str:
+    """The report as one HTML file that needs nothing else; links to the page of transcripts."""
+    return "\n".join(_html(document, transcripts_file)) + "\n"
 
 
-def _html(document: Document) -> Iterator[str]:
+def _html(document: Document, transcripts_file: str) -> Iterator[str]:
     summary = document.results.summary
     yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -191,9 +218,21 @@ def _html(document: Document) -> Iterator[str]:
     if document.searches:
         yield f'<h2>Searches</h2><p class="note">{escape(SEARCHES)}</p>'
         yield from _folded("Searches", document.searches, folded=len(document.searches) > 4)
-    if document.results.debates:
-        yield "<h2>Debates</h2>"
-        yield from map(_html_debate, document.results.debates)
+    if document.oversight:
+        yield f'<h2>Oversight</h2><p class="note">{escape(OVERSIGHT)}</p>'
+        for table in document.oversight:
+            yield from _folded(table.title, [table], folded=len(table.rows) > FOLD_ROWS)
+        for figure in document.oversight_figures:
+            yield from _html_figure(figure)
+    if document.transcripts:
+        counts = document.results.transcripts.counts
+        shown = sum(count.num_shown for count in counts)
+        made = sum(count.num_made for count in counts)
+        yield (
+            f'<h2>Transcripts</h2><p><a href="{transcripts_file}">{shown:,} of {made:,} '
+            "transcripts</a> can be looked through on a page of their own.</p>"
+        )
+        yield from map(_html_transcript, document.transcripts)
     if document.metrics:
         yield "<h2>Metrics</h2>"
         yield from _folded("More metrics", [document.metrics], folded=True)
@@ -322,21 +361,23 @@ def _bar(marks: tuple[tuple[str, float], ...], scale: tuple[float, float]) -> st
     )
 
 
-def _html_debate(debate: DebateExample) -> str:
+def _html_transcript(example: TranscriptExample) -> str:
     turns = "".join(
-        f'<div class="turn"><div class="who">{escape(turn.speaker)}, for {escape(turn.position)}'
+        f'<div class="turn"><div class="who">{escape(_speaker(turn))}'
         f'</div><div class="said">{escape(turn.text)}</div></div>'
-        for turn in debate.turns
+        for turn in example.turns
     )
+    if example.text:
+        turns += f'<div class="said">{escape(example.text)}</div>'
     verdicts = "".join(
-        f"<span>{escape(verdict.supervisor)}: "
-        f'<b class="{"good" if verdict.probability_of_truth > 0.5 else "bad"}">'
-        f"{_verdict_words(verdict.probability_of_truth)}</b></span>"
-        for verdict in debate.verdicts
+        f"<span>{escape(judge)}: "
+        f'<b class="{"good" if probability > 0.5 else "bad"}">'
+        f"{_verdict_words(probability)}</b></span>"
+        for judge, probability in _verdicts(example)
     )
     return (
-        f'<div class="debate"><div class="question">{escape(debate.question)}</div>'
-        f'<p class="note">Truth: {escape(debate.truth)}. {escape(debate.task)}, row '
-        f"{escape(debate.row_id)}.</p>{turns}"
+        f'<div class="debate"><div class="question">{escape(example.question)}</div>'
+        f'<p class="note">Truth: {example.truth}. {escape(example.task)}, '
+        f"{escape(example.method)}, row {escape(example.row_id)}.</p>{turns}"
         f'<div class="verdicts">{verdicts}</div></div>'
     )

@@ -5,18 +5,20 @@ import pandas as pd
 
 from sweeps.events import CurvePoint, StageRecord
 from sweeps.results import (
-    DebateExample,
-    DebateTurn,
-    DebateVerdict,
     RungSummary,
     SeedKeys,
+    Speech,
     SweepResults,
     SweepSummary,
     TaskSummary,
+    TranscriptCount,
+    TranscriptExample,
+    Transcripts,
     TrialResult,
     difficulties,
     pooled_checkpoints,
     pooled_curves,
+    pooled_oversight,
     pooled_rows,
 )
 from w2s.spec import digest
@@ -34,6 +36,13 @@ SUPERVISOR = {
     "debate_ensemble": 0.89,
     "style_only": 0.52,
 }
+DEBATERS = {
+    "debate": "l",
+    "debate(weak)": "xs",
+    "debate(strong, shuffled)": "l",
+    "debate_ensemble": "l",
+}
+"""Who argues in the debates that a supervisor reads."""
 ARMS = {"step 1": -0.02, "step 2": 0.01}
 """Arms of a chain, and how much better than its student they are."""
 CHAIN = "bootstrapping(m)"
@@ -48,6 +57,7 @@ class World:
         self.frames: dict[str, pd.DataFrame] = {}
         self._num_rows = num_rows
         self.checkpoints: dict[str, ComparedCheckpoints] = {}
+        self.overseen: dict[str, tuple[pd.DataFrame, bool]] = {}
         self._difficulty = generator.random(2 * num_rows)
         self._label = generator.integers(0, 2, 2 * num_rows)
         self._split = np.array(["val"] * num_rows + ["test"] * num_rows)
@@ -122,6 +132,11 @@ class World:
                     ceiling=self.evaluation(f"ceiling {strong}", CEILING[strong], seed),
                     members=members,
                     arms=arms,
+                    oversight=tuple(
+                        self.oversight(method, judged, floor) for judged in members or (supervisor,)
+                    )
+                    if method in DEBATERS
+                    else (),
                 )
             )
         for seed_keys in keys:
@@ -142,6 +157,28 @@ class World:
             objective=float(np.mean(scores)) if scores else None,
             keys=tuple(keys),
         )
+
+    def oversight(self, method: str, judged: str, unaided: str) -> str:
+        """Key of what debates of three turns did to a judge."""
+        key = digest(["oversight", method, judged, unaided])
+        if key not in self.overseen:
+            generator = np.random.default_rng(int(key[:8], 16))
+            frame = self.frames[judged]
+            position_a = np.where(generator.random(len(frame)) < 0.5, "correct", "incorrect")
+            words = generator.integers(5, 40, (len(frame), 2))
+            made = frame[["split", "row_id", "group", "label"]].assign(
+                prob_with=frame["prob_1"],
+                prob_without=self.frames[unaided]["prob_1"],
+                verdict="",
+                position_a=position_a,
+                position_last=position_a,
+                words_correct=words[:, 0],
+                words_incorrect=words[:, 1],
+                model_correct=f"key of {DEBATERS[method]}",
+                model_incorrect=f"key of {DEBATERS[method]}",
+            )
+            self.overseen[key] = made, "shuffled" in method
+        return key
 
     def _keep_checkpoints(self, key: str) -> None:
         """Checkpoints of a student that is best before its end."""
@@ -289,26 +326,51 @@ def summary(tasks: tuple[str, ...] = ("world 0", "world 1"), num_rows: int = 100
     )
 
 
-def debates() -> tuple[DebateExample, ...]:
-    """Three debates."""
-    return tuple(
-        DebateExample(
+def transcripts() -> Transcripts:
+    """Three debates, the last one with everything that a turn can have."""
+    turns = (
+        Speech(side="A", position="correct", text="Tola in R1 . it region R2", model="l"),
+        Speech(side="B", position="incorrect", text="R2 holds Mab , not Tola", model="l", round=1),
+        Speech(side="A", position="correct", text="Mab in R1 .", model="l", round=2),
+    )
+    full = (
+        *turns[:2],
+        Speech(side="judge", position="", text="Is that so?", model="xs", round=2),
+        Speech(
+            side="A",
+            position="correct",
+            text="It says <v_quote>Mab in R1</v_quote> and <u_quote>so on</u_quote>.",
+            model="l",
+            round=3,
+            thinking="Nobody reads </script><b>this</b>.",
+            candidates=(
+                "Mab.",
+                "It says <v_quote>Mab in R1</v_quote> and <u_quote>so on</u_quote>.",
+            ),
+        ),
+    )
+    examples = tuple(
+        TranscriptExample(
             row_id=f"world 0-{i}",
             task="world 0",
+            weak="xs",
+            strong="l",
+            method="debate",
+            trial_id="0123456789abcdef",
+            seed=i,
             question=f"Tola lies in region <{i}>. Is that right?",
-            truth="no",
-            turns=(
-                DebateTurn(speaker="A", position="correct", text="Tola in R1 . it region R2"),
-                DebateTurn(speaker="B", position="incorrect", text="R2 holds Mab , not Tola"),
-                DebateTurn(speaker="A", position="correct", text="Mab in R1 ."),
-            ),
-            verdicts=(
-                DebateVerdict(supervisor="xs alone", probability_of_truth=0.41),
-                DebateVerdict(supervisor="xs with debate", probability_of_truth=0.3 + 0.3 * i),
-            ),
+            label=0,
+            prob_with=0.7 - 0.3 * i,
+            prob_without=0.59,
+            verdict="" if i < 2 else "INVALID",
+            turns=turns if i < 2 else full,
         )
         for i in range(3)
     )
+    count = TranscriptCount(
+        task="world 0", weak="xs", strong="l", method="debate", num_shown=3, num_made=3000
+    )
+    return Transcripts(counts=(count,), examples=examples)
 
 
 def results(num_rows: int = 1000, tasks: tuple[str, ...] = ("world 0", "world 1")) -> SweepResults:
@@ -325,5 +387,10 @@ def results(num_rows: int = 1000, tasks: tuple[str, ...] = ("world 0", "world 1"
             {key: run for world in worlds for key, run in world.checkpoints.items()}
         ),
         difficulty=difficulties({world.task: world.difficulty() for world in worlds}),
-        debates=debates(),
+        oversight=pooled_oversight(
+            (key, frame, {f"key of {rung}": rung for rung in SIZES}, control)
+            for world in worlds
+            for key, (frame, control) in world.overseen.items()
+        ),
+        transcripts=transcripts(),
     )

@@ -9,6 +9,7 @@ from sweeps.results import (
     difficulties,
     pooled_checkpoints,
     pooled_curves,
+    pooled_oversight,
     pooled_rows,
 )
 from tests.sweeps import synthetic
@@ -22,11 +23,12 @@ def test_results_come_back_from_their_folder_as_they_were(tmp_path):
     loaded = SweepResults.load(tmp_path / "results")
     assert loaded.summary == results.summary
     assert loaded.trials == results.trials
-    assert loaded.debates == results.debates
+    assert loaded.transcripts == results.transcripts
     pd.testing.assert_frame_equal(loaded.rows, results.rows)
     pd.testing.assert_frame_equal(loaded.curves, results.curves)
     pd.testing.assert_frame_equal(loaded.checkpoints, results.checkpoints)
     pd.testing.assert_frame_equal(loaded.difficulty, results.difficulty)
+    pd.testing.assert_frame_equal(loaded.oversight, results.oversight)
     assert len(results.checkpoints)
     assert len(results.difficulty) == 40
 
@@ -103,7 +105,7 @@ def test_difficulty_is_kept_for_test_rows():
 def test_a_sweep_without_curves_or_evaluations_has_empty_frames():
     assert len(pooled_curves([])) == 0
     assert len(pooled_rows([])) == 0
-    assert len(pooled_checkpoints({})) == len(difficulties({})) == 0
+    assert len(pooled_checkpoints({})) == len(difficulties({})) == len(pooled_oversight([])) == 0
 
 
 def test_a_trial_lists_a_shared_evaluation_once():
@@ -112,3 +114,28 @@ def test_a_trial_lists_a_shared_evaluation_once():
     assert len(trial.evaluations) == 6  # floor = supervisor, student, ceiling; two seeds
     chain = world.trial("methods", "xs", "l", method=synthetic.CHAIN, seeds=(0,))
     assert len(chain.evaluations) == 3 + len(synthetic.ARMS)
+
+
+def test_oversight_keeps_test_rows_and_names_models():
+    frame = pd.DataFrame(
+        {
+            "split": ["val", "test"],
+            "row_id": ["a", "b"],
+            "group": "g",
+            "label": 1,
+            "prob_with": 0.75,
+            "prob_without": 0.5,
+            "verdict": "",
+            "position_a": "correct",
+            "position_last": "incorrect",
+            "words_correct": 3,
+            "words_incorrect": 4,
+            "model_correct": "9f3a",
+            "model_incorrect": "",
+        }
+    )
+    pooled = pooled_oversight([("k", frame, {"9f3a": "l"}, False), ("c", frame, {}, True)])
+    assert pooled["row_id"].tolist() == ["b", "b"]
+    assert pooled["model_correct"].tolist() == ["l", "9f3a"]
+    assert pooled["model_incorrect"].tolist() == ["", ""]
+    assert pooled["control"].tolist() == [False, True]
