@@ -285,7 +285,7 @@ def _limit(speaker: Speaker, num_tokens: int) -> Limit | None:
     """How long a prompt may be, so that the speaker's model has room for what follows."""
     if speaker.count is None or speaker.max_tokens is None:
         return None
-    return TokenLimit(speaker.max_tokens - num_tokens, speaker.count)
+    return TokenLimit(max(0, speaker.max_tokens - num_tokens), speaker.count)
 
 
 async def _start(
