@@ -1,15 +1,21 @@
 """`w2s plan`: what a sweep would run, without running anything."""
 
 import argparse
+import os
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.config import Runtime, Sweep, load
+from serving.budget import Usage
+from sweeps.config import Runtime, SpeakerEntry, Sweep, load
 from sweeps.plan import Plan, Planner, Point
+from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore
-from w2s.stages.base import Stage
+from w2s.stages.base import Requests, Stage
+from w2s.stages.models import model_key
 from w2s.tasks.base import load as load_task
 from w2s.types import SPLITS
 
@@ -28,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = ArtifactStore(runtime.store)
     cached = store.present(list(plan.stages.values()))
     _stages(console, plan, cached, per_trial)
+    _speakers(console, planner, plan, cached, cache_folder(runtime, store))
     _summary(console, sweep, runtime, planner, plan, cached, searched)
     if arguments.keys:
         for stage in plan.stages.values():
@@ -103,6 +110,74 @@ def _stages(console: Console, plan: Plan, cached: set[str], unshared: Counter[st
         left = sum(stage.cost() for stage in stages if stage.key not in cached)
         table.add_row(kind, str(count), str(hits), str(unshared[kind]), f"{left / 60:.1f}")
     console.print(table)
+
+
+def _speakers(
+    console: Console, planner: Planner, plan: Plan, cached: set[str], folder: Path
+) -> None:
+    """What the speakers would be asked, and what that may cost."""
+    if not planner.sweep.speakers:
+        return
+    table = Table(
+        title="speakers (what is not cached; answers and prices at most)", title_justify="left"
+    )
+    table.add_column("name")
+    table.add_column("model")
+    for name in ("requests", "tokens in", "tokens out", "price", "spent before"):
+        table.add_column(name, justify="right")
+    left = [stage for stage in plan.stages.values() if stage.key not in cached]
+    booked, notes = spent(planner, folder), []
+    for entry in planner.sweep.speakers:
+        asked = asked_of(model_key(planner.speakers[entry.name]), left)
+        where = f" at {entry.base_url}" if entry.base_url else ""
+        before = booked.get(entry.name)
+        table.add_row(
+            entry.name,
+            entry.model + where,
+            f"{asked.number:,}",
+            f"{asked.input_tokens:,}",
+            f"{asked.output_tokens:,}",
+            _price(entry, asked),
+            f"{before.requests:,} requests, {before.tokens:,} tokens" if before else "",
+        )
+        notes.extend(_beyond_budget(entry, asked, before or Usage()))
+        variable = entry.api_key_variable
+        if variable is not None and variable not in os.environ:
+            notes.append(
+                f"speaker {entry.name}: {variable} is not in the environment; a run needs it"
+            )
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
+
+
+def asked_of(model: str, stages: Iterable[Stage]) -> Requests:
+    """What stages would ask of one model."""
+    total = Requests(0, 0, 0)
+    for stage in stages:
+        total = total.plus(stage.requests().get(model, Requests(0, 0, 0)))
+    return total
+
+
+def _price(entry: SpeakerEntry, asked: Requests) -> str:
+    if entry.price_per_million is None:
+        return ""
+    price_in, price_out = entry.price_per_million
+    return f"{(asked.input_tokens * price_in + asked.output_tokens * price_out) / 1e6:,.2f}"
+
+
+def _beyond_budget(entry: SpeakerEntry, asked: Requests, before: Usage) -> list[str]:
+    """Sentences where an estimate does not fit into what is left of a budget."""
+    tokens = asked.input_tokens + asked.output_tokens
+    return [
+        f"speaker {entry.name}: about {wanted:,} {what} are planned, and {limit - used:,} of "
+        f"{limit:,} are left in {name}; the run would stop there"
+        for name, what, limit, used, wanted in (
+            ("max_requests", "requests", entry.max_requests, before.requests, asked.number),
+            ("max_tokens", "tokens", entry.max_tokens, before.tokens, tokens),
+        )
+        if limit is not None and used + wanted > limit
+    ]
 
 
 def _summary(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel
 
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from w2s.training.parallel import Replicas
 
 Lane = Literal["train", "serve", "light"]
+
+
+class Requests(NamedTuple):
+    """An estimate of what one served model is asked."""
+
+    number: int
+    """Requests."""
+    input_tokens: int
+    """Tokens of all prompts."""
+    output_tokens: int
+    """Tokens of all answers, at most."""
+
+    def plus(self, other: "Requests") -> "Requests":
+        """Both together."""
+        return Requests(*(one + two for one, two in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,10 @@ class Stage(Spec):
     def cost(self) -> float:
         """Estimated seconds on one core: orders the queue and the estimate of `w2s plan`."""
         return 0.0
+
+    def requests(self) -> "dict[str, Requests]":
+        """Estimated requests to the models that must be served, by key; `w2s plan` adds them up."""
+        return {}
 
     def run(self, context: StageContext) -> None:
         """Compute the artifact into `context.output_dir`; in the `serve` lane a coroutine."""

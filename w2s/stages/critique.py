@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 from pydantic import Field
 
-from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, model_key
 from w2s.stages.window import window_of
@@ -57,6 +57,13 @@ class Critique(Stage):
         """Estimated seconds on one core, at the rate of a small model."""
         num_rows = shape_of(self.prompts.task).num_rows
         return sum(num_rows[split] for split in self.splits) / 400
+
+    def requests(self) -> dict[str, Requests]:
+        """Estimated requests: one a row, if every text is good."""
+        shape = shape_of(self.prompts.task)
+        number = sum(shape.num_rows[split] for split in self.splits)
+        written = number * self.templates.max_tokens
+        return {model_key(self.model): Requests(number, int(number * shape.num_tokens), written)}
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns) for every row.

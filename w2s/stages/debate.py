@@ -16,10 +16,11 @@ from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.run import run_debates
 from serving.debate.types import Position, Question, Side, Speaker, Transcript
+from w2s.models.source import PretrainedModel
 from w2s.spec import OneOf
-from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
-from w2s.stages.models import Model, ModelStage, model_key
+from w2s.stages.models import Model, model_key
 from w2s.stages.predictions import logprob_columns, read_predictions
 from w2s.stages.resume import appending, finished_lines
 from w2s.stages.transcripts import PROMPT, TRANSCRIPTS_FILE
@@ -62,9 +63,9 @@ class Debate(Stage):
     def name(self) -> str:
         """Readable name."""
         by = (
-            self.debater.name.removeprefix("pretrain-")
-            if isinstance(self.debater, ModelStage)
-            else "model"
+            "model"
+            if isinstance(self.debater, PretrainedModel)
+            else self.debater.name.removeprefix("pretrain-")
         )
         what = "debate" if self.protocol.kind == "sequential" else self.protocol.kind
         return f"{what}-{by}-s{self.seed}"
@@ -84,6 +85,28 @@ class Debate(Stage):
         num_rows = shape_of(self.prompts.task).num_rows
         num_turns = len(self.protocol.slots()) * self.protocol.best_of
         return sum(num_rows[split] for split in self.splits) * num_turns / 400
+
+    def requests(self) -> dict[str, Requests]:
+        """Estimated requests: one a turn and candidate, and a score of each candidate."""
+        shape, protocol = shape_of(self.prompts.task), self.protocol
+        num_rows = sum(shape.num_rows[split] for split in self.splits)
+        found: dict[str, Requests] = {}
+
+        def add(model: Model, times: int, read: float, written: int) -> None:
+            asked = Requests(num_rows * times, int(num_rows * times * read), written * num_rows)
+            key = model_key(model)
+            found[key] = found.get(key, Requests(0, 0, 0)).plus(asked)
+
+        read = shape.num_tokens
+        for slot in protocol.slots():
+            longest = self.templates.tokens_of(slot.index)
+            times = 1 if slot.side == "judge" else protocol.best_of
+            voices = {"A": self.debater, "B": self.opponent, "judge": self.judge}
+            add(voices[slot.side] or self.debater, times, read, times * longest)
+            if times > 1 and self.judge is not None:
+                add(self.judge, times, read + longest, times)
+            read += longest
+        return found
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns, chosen) for every row.

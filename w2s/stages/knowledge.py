@@ -17,7 +17,7 @@ from pydantic import Field
 from serving.messages import seed_of
 from w2s.errors import UserError
 from w2s.spec import OneOf
-from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.models import Model, model_key
 from w2s.stages.window import window_of
 from w2s.stages.writing import leave_transcripts, sampling_of, write_until
@@ -170,6 +170,15 @@ class Knowledge(Stage):
         """Estimated seconds on one core, at the rate of a small model."""
         num_rows = shape_of(self.questions.task).num_rows
         return sum(num_rows[split] for split in self.splits) / 400
+
+    def requests(self) -> dict[str, Requests]:
+        """Estimated requests: one a row, if no text is empty; few rows share a question."""
+        shape = shape_of(self.questions.task)
+        number = sum(shape.num_rows[split] for split in self.splits)
+        shown = 1 + (self.num_demos if self.demos else 0)
+        written = number * self.templates.max_tokens
+        read = int(number * shape.num_tokens * shown)
+        return {model_key(self.model): Requests(number, read, written)}
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns) for every row.

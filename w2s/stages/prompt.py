@@ -24,7 +24,7 @@ import pandas as pd
 
 from w2s.errors import UserError
 from w2s.stages.asking import ask_scores
-from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.demos import Demonstrations, choose_nearest, choose_random, unit, word_vectors
 from w2s.stages.features import read_features
@@ -92,6 +92,14 @@ class Prompted(Stage):
         shown = 1 + (self.demos.number if self.demos else 0)
         flops = 2 * self.model.size() * shape.num_tokens * shown
         return num_rows * (0.002 + flops / 4e10)
+
+    def requests(self) -> dict[str, Requests]:
+        """Estimated requests: one a row."""
+        shape = shape_of(self.prompts.task)
+        number = sum(shape.num_rows[split] for split in self.splits)
+        shown = 1 + (self.demos.number if self.demos else 0)
+        read = int(number * shape.num_tokens * shown)
+        return {model_key(self.model): Requests(number, read, number)}
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `predictions.parquet` for the rows of `splits`.
