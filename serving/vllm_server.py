@@ -27,7 +27,12 @@ from transformers import AutoTokenizer
 from vllm import PoolingParams, TokensPrompt
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind, SamplingParams
+from vllm.sampling_params import (
+    MAX_LOGPROB_TOKEN_IDS,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from vllm.utils import random_uuid
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -80,6 +85,9 @@ def _params(sampling: Sampling, seed: int, kind: RequestOutputKind) -> SamplingP
         stop=list(sampling.stop),
         seed=seed,
         output_kind=kind,
+        structured_outputs=(
+            StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None
+        ),
     )
 
 
@@ -280,7 +288,7 @@ class PooledClassifier(EngineServer):
     async def __init__(self, llm_config: Any, model: ServedModel) -> None:
         """Start the engine and read the tokenizer and the heads; see `EngineServer`."""
         self._tokenizer = AutoTokenizer.from_pretrained(
-            model.tokenizer or model.path, revision=model.revision or "main"
+            model.path, revision=model.revision or "main"
         )
         self._heads: dict[str, Head] = {}
         await super().__init__(llm_config, model)
