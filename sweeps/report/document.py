@@ -103,6 +103,7 @@ def compose(results: SweepResults) -> Document:
     chief = _chief(scores, results)
     effect = effect_of(results)
     judges = oversight.judges(results)
+    rated = oversight.rated(judges)
     analysed = (
         analyses.arms_table(list(arms(board)), board),
         analyses.stopping_table(scores),
@@ -122,8 +123,8 @@ def compose(results: SweepResults) -> Document:
         searches=tuple(tables.search_tables(board)),
         failures=tables.failures_table(board),
         figures=tuple(plots.all_figures(board, scores, by_task)),
-        oversight=oversight.all_tables(results, judges),
-        oversight_figures=tuple(oversight_plots.all_figures(judges, oversight.rated(judges))),
+        oversight=oversight.all_tables(results, judges, rated),
+        oversight_figures=tuple(oversight_plots.all_figures(judges, rated)),
         transcripts=_shown(results.transcripts.examples),
         csv=tuple(tables.csv_rows([*scores, *by_task], board)),
     )

@@ -25,6 +25,8 @@ from w2s.statistics import Estimate, Resampled
 
 Floats = NDArray[np.floating]
 BOOTSTRAP_SEED = 0
+HONEST = ("win_a_honest", "win_honest")
+DISHONEST = ("win_a_dishonest", "win_dishonest")
 WIN_RATES = (
     *("win_a", "win_a_honest", "win_a_dishonest", "win_last", "win_longer"),
     *("win_honest", "win_dishonest"),
@@ -318,7 +320,7 @@ def wins_table(found: Sequence[Judge], several_tasks: bool) -> Table | None:
     rows = [
         (
             *_who(judge, several_tasks),
-            *(_rate_field(judge.rate(name)) for name in WIN_RATES),
+            *(_rate_field(judge.rate(name), name) for name in WIN_RATES),
             *(_number(judge.mean_words(role), 0) for role in oversight.ROLES),
             _size(judge),
         )
@@ -337,8 +339,8 @@ def wins_table(found: Sequence[Judge], several_tasks: bool) -> Table | None:
         ),
         tuple(rows),
         "A side wins where the judge finds its position more probable; a tie is half a win. The "
-        "honest side defends the truth. In colour: the interval excludes 50 %. A consultant has no "
-        "opponent, so that its two win rates need not add up to 100 %.",
+        "honest side defends the truth. In colour: the interval excludes 50 %, to the good or not. "
+        "A consultant has no opponent, so that its two win rates need not add up to 100 %.",
     )
 
 
@@ -446,15 +448,20 @@ def _number(value: float | None, digits: int) -> Field:
     return Field(f"{value:.{digits}f}", value)
 
 
-def _rate_field(rate: Estimate | None) -> Field:
+def _rate_field(rate: Estimate | None, name: str) -> Field:
     if rate is None:
         return Field("-", -1.0, "faint")
     field = percent(rate)
-    tone = "" if rate.low <= 0.5 <= rate.high else "good" if rate.point > 0.5 else "bad"
-    return Field(field.text, field.sort, tone)
+    if rate.low <= 0.5 <= rate.high:
+        return field
+    # Honesty should win, dishonesty lose, and neither place nor length matter.
+    welcome = rate.point > 0.5 if name in HONEST else rate.point < 0.5 and name in DISHONEST
+    return Field(field.text, field.sort, "good" if welcome else "bad")
 
 
-def all_tables(results: SweepResults, found: Sequence[Judge]) -> tuple[Table, ...]:
+def all_tables(
+    results: SweepResults, found: Sequence[Judge], groups: Sequence[RatedGroup]
+) -> tuple[Table, ...]:
     """Every table of oversight; none where no judge read anything."""
     if not found:
         return ()
@@ -463,7 +470,7 @@ def all_tables(results: SweepResults, found: Sequence[Judge]) -> tuple[Table, ..
         judges_table(found, several),
         wins_table(found, several),
         length_table(found, several),
-        ratings_table(rated(found), several),
+        ratings_table(groups, several),
         agreements_table(agreements(found), several),
     )
     return tuple(table for table in made if table is not None)
