@@ -28,6 +28,7 @@ from w2s.models.architecture import Architecture
 from w2s.models.remote import RemoteModel
 from w2s.models.source import PretrainedModel
 from w2s.spec import Spec, available, parse
+from w2s.stages.boosting import Boosted, Residual, Reweighted
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.demos import Demonstrations
@@ -46,6 +47,7 @@ from w2s.stages.posterior import EMPosterior
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
+from w2s.stages.recursion import AlignerLabels, SelectedGeneration
 from w2s.stages.relabel import OverlapDensity, ProbeRelabel
 from w2s.stages.resample import HeldOutTruth, ResampledTruth
 from w2s.stages.selection import ConfidentSelection
@@ -119,9 +121,13 @@ def stages() -> list[BaseModel]:
     )
     own_truth = GroundTruth(task=task, split="strong_train")
     difficulty = Difficulty(predictions=(tuned, tuned), truths=(own_truth,))
+    update = AlignerLabels(
+        student=tuned, other=tuned, truth=truth, threshold=0.75, num_anchor=8, seed=0
+    )
     debate = Debate(
         debater=model, prompts=prompts, templates=DebatePrompts(), protocol=Sequential(), seed=0
     )
+    reweighted = Reweighted(labels=truth, predictions=tuned, form="textbook")
     return [
         prompts,
         truth,
@@ -145,9 +151,16 @@ def stages() -> list[BaseModel]:
         Ensemble(members=(tuned, tuned), samples=(truth, truth)),
         ResampledTruth(labels=truth, prompts=prompts, seed=0),
         HeldOutTruth(labels=truth, prompts=prompts, share=0.2, seed=0),
+        reweighted,
+        Boosted(members=(tuned,), rounds=(reweighted,)),
+        Residual(labels=truth, members=(tuned,), shrinkage=0.5),
         ShuffledLabels(labels=tuned, seed=0),
         MemberLabels(members=(tuned, tuned), weights=parse(Weighting, "mean")),
         ConfidentSelection(labels=tuned, by="top_share"),
+        update,
+        SelectedGeneration(
+            aligners=(tuned, tuned), students=(tuned, tuned), updates=(update,), min_gain=0.01
+        ),
         MixedLabels(labels=tuned, truth=own_truth, share=0.1, seed=0),
         SyntheticErrors(
             labels=tuned, truth=own_truth, prompts=prompts, errors="random", rate=0.1, seed=0

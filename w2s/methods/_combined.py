@@ -97,7 +97,7 @@ def learning_from(method: Method, setup: Setup, labels: Stage) -> Stage:
     """
     changed = replace(setup, supervisor_labels=labels, supervisor_predicts=SPLITS)
     supervision = method.supervision(changed)
-    if supervision == method.supervision(replace(changed, supervisor_labels=None)):
+    if supervision.key == method.supervision(replace(changed, supervisor_labels=None)).key:
         raise UserError(
             f"the supervisor of {method.label!r} learns nothing from weak_train, so no sample or "
             "weight of its rows changes it; put a method around that finetunes its supervisor, or "

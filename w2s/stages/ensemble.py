@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -62,7 +63,7 @@ class Ensemble(Stage):
         Raises:
             ValueError: a member predicts other rows, or lacks rows that are needed of `weak_train`.
         """
-        joined = _Joined([context.path(member) for member in self.members], self.members)
+        joined = joined_members(context, self.members)
         notes: dict[str, object] = {"num_members": len(self.members)}
         size = len(self.members)
         held_out = self._held_out(context, joined)
@@ -89,7 +90,7 @@ class Ensemble(Stage):
             joined.weights_N,
         )
 
-    def _held_out(self, context: StageContext, joined: "_Joined") -> HeldOut | None:
+    def _held_out(self, context: StageContext, joined: "Joined") -> HeldOut | None:
         """What a combiner is fitted on."""
         if not self.combine.is_fitted:
             return None
@@ -99,7 +100,7 @@ class Ensemble(Stage):
         places_H = joined.places("weak_train", truth["row_id"].tolist())
         return HeldOut(joined.probabilities_MNC[:, places_H], truth["label"].to_numpy(np.int64))
 
-    def _out_of_bag(self, context: StageContext, joined: "_Joined") -> dict[str, object]:
+    def _out_of_bag(self, context: StageContext, joined: "Joined") -> dict[str, object]:
         """Accuracy on rows of `weak_train` of the members that did not learn them."""
         truths = [read_truth(context.path(sample)) for sample in self.samples]
         row_ids = truths[0]["row_id"].tolist()
@@ -162,11 +163,18 @@ def out_of_bag(
     return {"members": members, "ensemble": whole, "num_rows": int(some_N.sum())}
 
 
-class _Joined:
+class Joined:
     """The rows that all members predict, in the order of the first.
 
     Members may differ in which rows of `weak_train` they predict, and in no others.
     """
+
+    index: pd.DataFrame
+    """split, row_id."""
+    probabilities_MNC: NDArray[np.float64]
+    """What each member says."""
+    weights_N: NDArray[np.float64] | None
+    """Mean of the members' sample weights; None: no member has any."""
 
     def __init__(self, folders: list[Path], members: tuple[Stage, ...]) -> None:
         frames = [read_predictions(folder).set_index(["split", "row_id"]) for folder in folders]
@@ -203,6 +211,15 @@ class _Joined:
                 f"their combination needs; first: {missing[0]}"
             )
         return np.array([self._place[split, row_id] for row_id in row_ids], dtype=np.int64)
+
+
+def joined_members(context: StageContext, members: tuple[Stage, ...]) -> Joined:
+    """The predictions of some stages, joined by (split, row_id).
+
+    Raises:
+        ValueError: a member predicts other rows of `strong_train`, `val` or `test` than the first.
+    """
+    return Joined([context.path(member) for member in members], members)
 
 
 class ShuffledLabels(Stage):

@@ -27,6 +27,11 @@ from w2s.stages.prompt import Prompted
 from w2s.training.config import GenerativeConfig, ProbeConfig, TrainConfig
 
 FIELDS: dict[str, dict[str, object]] = {
+    "bagging": {"num_members": 2},
+    "adaboost": {"num_rounds": 3},
+    "adaboost_published": {"num_rounds": 2},
+    "ensemble": {"of": ["naive"], "num_seeds": 2},
+    "finetune_ensemble": {"num_members": 3, "select_size": True, "combine": "stacking"},
     "easy_to_hard": {"max_difficulty": 3, "num_rows": 6},
     "generative_finetuning": {"weak_too": True, "train": GenerativeConfig(batch_size=8)},
     "overlap_density": {"num_neighbors": 5},
