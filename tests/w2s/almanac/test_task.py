@@ -79,3 +79,15 @@ def test_permuted_values_keep_the_pattern_and_spread_evenly():
         assert TASK.mask_transcript(permuted) == TASK.mask_transcript(transcript())
         counts[permuted.split()[2]] += 1
     assert min(counts.values()) > 60
+
+
+def test_a_consultancy_reads_as_the_opening_of_a_debate():
+    prompts = TASK.debate_prompts()
+    question = Question("x", "Q: Ada Moss city Tola")
+    opening = prompts.prompt(question, "A", "incorrect", 0, [])
+    assert prompts.prompt(question, "A", "incorrect", 0, [], consults=True) == opening
+    turn = Turn("A", "incorrect", "in Mira . not region Mira", 6, "length", 0, "m", "d")
+    assert prompts.render([turn]) == "con: in Mira . not region Mira"
+    assert prompts.verdict_prompt(question, [turn]) == f"{question.text} {prompts.render([turn])}"
+    assert prompts.choice_prompt(question) == question.text
+    assert prompts.labels == (" yes", " no") == TASK.prompt_template().labels[::-1]
