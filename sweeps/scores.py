@@ -9,8 +9,10 @@ import pandas as pd
 from sweeps.book import Entry
 from sweeps.store import ArtifactStore
 from w2s import metrics, statistics
+from w2s.experiment import Roles
 from w2s.stages.checkpoints import CHOICES, read_compared, read_training
 from w2s.stages.evaluate import Evaluate, read_evaluation, read_rows
+from w2s.stages.oversight import read_oversight
 
 BOOTSTRAP_SEED = 0
 AUROC_RESAMPLES = 1000
@@ -28,6 +30,17 @@ STUDENT_METRICS = {
     "misfit_divergence": "misfit_divergence",
 }
 """Scores of the student on `test`, and their names in its evaluation."""
+OVERSIGHT_METRICS = {
+    "judge_accuracy": "judge_accuracy",
+    "judge_gain": "judge_gain",
+    "judge_ece": "ece_with",
+    "win_rate_a": "win_rate_a",
+    "win_rate_honest": "win_rate_honest",
+    "win_rate_dishonest": "win_rate_dishonest",
+    "win_rate_longer": "win_rate_longer",
+    "invalid_rate": "invalid_rate",
+}
+"""What transcripts did to the supervisors on `test`, and its names in their oversight."""
 TRAINING_NUMBERS = (
     "num_parameters",
     "num_non_embedding",
@@ -77,6 +90,7 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         values: list[Any] = [each["test"].get(source) for each in evaluations["student"]]
         if all(value is not None for value in values):
             by_seed[name] = values
+    by_seed |= _oversight(store, finished)
     folders = [store.local(roles.student) for roles in finished]
     compared = [read_compared(folder) for folder in folders]
     for choice in CHOICES:
@@ -117,6 +131,21 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         started=min(record.started for record in records),
         finished=max(record.finished for record in records),
     )
+
+
+def _oversight(store: ArtifactStore, finished: list[Roles]) -> dict[str, list[float]]:
+    """What transcripts did to the supervisors of each seed, the mean over its members."""
+    found = [
+        [read_oversight(store.local(stage))["test"] for stage in roles.oversight]
+        for roles in finished
+    ]
+    if not all(found):
+        return {}
+    return {
+        name: [float(np.mean([each[source] for each in members])) for members in found]
+        for name, source in OVERSIGHT_METRICS.items()
+        if all(source in each for members in found for each in members)
+    }
 
 
 def _comparisons(rows: dict[str, list[pd.DataFrame]]) -> dict[str, statistics.Comparison]:

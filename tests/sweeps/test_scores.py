@@ -1,6 +1,7 @@
 """What a trial's MLflow run shows, from evaluations written by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from w2s.stages.checkpoints import (
 )
 from w2s.stages.data import Prompts
 from w2s.stages.evaluate import EVALUATION_FILE, ROWS_FILE, Evaluate
+from w2s.stages.oversight import SUMMARY_FILE, Oversight
 from w2s.tasks.almanac import Almanac
 
 LABELS = np.array([0, 1] * 40)
@@ -174,3 +176,35 @@ def test_a_gap_within_noise_is_words_in_place_of_a_number(store: Store) -> None:
 def test_a_trial_without_a_finished_seed_has_no_scores(store: Store) -> None:
     found = scores_of(store)
     assert (found.metrics, found.by_seed) == ({}, {})
+
+
+def test_what_transcripts_did_is_the_mean_over_members_of_each_seed(store: Store) -> None:
+    def judge(tag: str, **rates: float) -> Oversight:
+        model = Model(tag=tag)
+        stage = Oversight(
+            transcripts=model,
+            judged=model,
+            unaided=model,
+            truths=(),
+            prompts=Prompts(task=Almanac()),
+        )
+        folder = store.local(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY_FILE).write_text(json.dumps({"test": rates}))
+        return stage
+
+    first = replace(
+        seed(store, 0, 60),
+        oversight=(
+            judge("a", judge_gain=0.1, win_rate_honest=0.7, invalid_rate=0.5),
+            judge("b", judge_gain=0.3, win_rate_honest=0.9, invalid_rate=0.1),
+        ),
+    )
+    second = replace(
+        seed(store, 1, 64), oversight=(judge("c", judge_gain=0.4, win_rate_honest=0.6),)
+    )
+    found = scores_of(store, first, second)
+    assert found.by_seed["judge_gain"] == pytest.approx([0.2, 0.4])
+    assert found.metrics["win_rate_honest"] == pytest.approx(0.7)
+    assert "invalid_rate" not in found.metrics  # not every judge gives verdicts
+    assert "judge_gain" not in scores_of(store, seed(store, 0, 60)).metrics
