@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 Split = Literal["weak_train", "strong_train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("weak_train", "strong_train", "val", "test")
+TrainSplit = Literal["weak_train", "strong_train", "both"]
+"""What a classifier learns: the rows of one split, or of both."""
+
+
+def splits_of(train_split: TrainSplit) -> tuple[Split, ...]:
+    """The splits that a classifier learns."""
+    return ("weak_train", "strong_train") if train_split == "both" else (train_split,)
 
 
 @dataclass(frozen=True, slots=True)

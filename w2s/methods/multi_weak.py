@@ -24,8 +24,8 @@ from w2s.weightings.base import Weighting
 class MultiWeak(Around):
     """All members of an ensemble teach the student at once, each with a weight.
 
-    With the loss `evidential` this is Bayesian weak-to-strong. `of` is any method with members, such
-    as an ensemble of seeds, debates or model families.
+    With the loss `evidential` this is Bayesian weak-to-strong. `of` is any method with members:
+    an ensemble of seeds, debates or model families.
     """
 
     kind: Literal["multi_weak"] = "multi_weak"

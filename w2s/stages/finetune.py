@@ -6,7 +6,7 @@ labels of any other split, but those of `val` that its checkpoints are compared 
 student.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.stages.tokens import Tokens, TokenTable, read_tokens
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
-from w2s.types import SPLITS, Split
+from w2s.types import SPLITS, Split, TrainSplit, splits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class Finetune(Stage):
     """What it reads, in learning and in predicting; debates are part of it."""
     labels: SerializeAsAny[Stage]
     """Ground truth of `train_split`, or predictions that cover it."""
-    train_split: Literal["weak_train", "strong_train"]
+    train_split: TrainSplit
     """The rows it learns from."""
     val_labels: SerializeAsAny[Stage] | None = None
     """Labels of `val` that checkpoints are compared on: ground truth or predictions; None: none."""
@@ -117,7 +117,7 @@ class Finetune(Stage):
 
     def cost(self) -> float:
         """Estimated seconds on one core: updates, then forward passes over the predicted rows."""
-        learned = self.tokens.num_rows(self.train_split)
+        learned = self.tokens.num_rows(*splits_of(self.train_split))
         steps = self.train.epochs * max(1, learned // self.train.batch_size)
         flops = self.model.size() * self.tokens.row_tokens() * 2
         scored = self.tokens.num_rows(*SCORED) * max(1, self.train.num_checkpoints)
@@ -133,6 +133,8 @@ class Finetune(Stage):
             UserError: the label words of an unembedding head do not fit the task or the model, or
                 an adapter has no place in it.
         """
+        from transformers import AutoTokenizer
+
         from w2s.models.adapters import merge_adapters
         from w2s.models.classifier import save_adapted, save_classifier
         from w2s.models.source import count_parameters
@@ -142,14 +144,14 @@ class Finetune(Stage):
 
         replicas = context.replicas or Replicas()
         table = read_tokens(context.path(self.tokens))
-        train = table.where((table.index["split"] == self.train_split).to_numpy())
-        targets = self._targets(self.labels, self.train_split, train, context)
+        train = table.where(table.index["split"].isin(splits_of(self.train_split)).to_numpy())
+        targets = self._targets(self.labels, train, context)
         kept = np.flatnonzero(targets.weights_N > 0)
         scored = table.where(table.index["split"].isin(SCORED).to_numpy())
         val_targets = None
         if self.val_labels is not None:
             val = scored.where((scored.index["split"] == "val").to_numpy())
-            val_targets = self._targets(self.val_labels, "val", val, context)
+            val_targets = self._targets(self.val_labels, val, context)
 
         classifier = self._classifier(table.rows.texts_per_row > 1, context)
 
@@ -231,12 +233,13 @@ class Finetune(Stage):
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
+                location, revision = model_location(self.model, context), revision_of(self.model)
+                tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
+                tokenizer.save_pretrained(context.output_dir / WEIGHTS_FOLDER)
 
-    def _targets(
-        self, labels: Stage, split: Split, part: TokenTable, context: StageContext
-    ) -> Targets:
-        row_ids = part.index["row_id"].tolist()
-        return read_targets(context.path(labels), split, row_ids, self.task.num_classes)
+    def _targets(self, labels: Stage, part: TokenTable, context: StageContext) -> Targets:
+        splits, row_ids = part.index["split"].tolist(), part.index["row_id"].tolist()
+        return read_targets(context.path(labels), splits, row_ids, self.task.num_classes)
 
     def _classifier(self, options: bool, context: StageContext) -> "Classifier":
         """The classifier before its first update."""

@@ -148,11 +148,19 @@ def logprob_columns(frame: pd.DataFrame) -> list[str]:
     return sorted((c for c in frame.columns if c.startswith("logprob_")), key=lambda c: int(c[8:]))
 
 
-def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: int) -> Targets:
+def read_targets(
+    folder: Path, splits: "Split | list[str]", row_ids: "list[str]", num_classes: int
+) -> Targets:
     """What to learn from, in the order of `row_ids`.
 
     The folder holds either ground truth (one-hot), with `weight` and offset_{c} where supervisors
     learn one after the other, or another model's predictions (its probabilities).
+
+    Args:
+        folder: artifact folder.
+        splits: the split of all rows, or of each.
+        row_ids: N ids.
+        num_classes: of the task.
 
     Raises:
         ValueError: the folder has no label for one of the rows.
@@ -168,18 +176,18 @@ def read_targets(folder: Path, split: Split, row_ids: "list[str]", num_classes: 
         values_NC = np.exp(frame[logprob_columns(frame)].to_numpy(np.float64))
         values_NC = (values_NC / values_NC.sum(1, keepdims=True)).astype(np.float32)
         members = read_members(folder, frame)
-    own = (frame["split"] == split).to_numpy()
-    position = {
-        row_id: index
-        for index, row_id in zip(np.flatnonzero(own), frame["row_id"][own], strict=True)
-    }
-    missing = [row_id for row_id in row_ids if row_id not in position]
+    wanted = list(
+        zip([splits] * len(row_ids) if isinstance(splits, str) else splits, row_ids, strict=True)
+    )
+    position = {row: at for at, row in enumerate(zip(frame["split"], frame["row_id"], strict=True))}
+    missing = [row for row in wanted if row not in position]
     if missing:
+        names = " and ".join(dict.fromkeys(split for split, _ in wanted))
         raise ValueError(
-            f"{len(missing)} of {len(row_ids)} rows of {split} have no label in {folder.name}; "
-            f"first: {missing[0]}"
+            f"{len(missing)} of {len(wanted)} rows of {names} have no label in {folder.name}; "
+            f"first: {missing[0][1]}"
         )
-    chosen = [position[row_id] for row_id in row_ids]
+    chosen = [position[row] for row in wanted]
     weights_N = (
         frame["weight"].to_numpy(np.float32)
         if "weight" in frame.columns

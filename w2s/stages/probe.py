@@ -1,9 +1,10 @@
 """A linear probe on cached features (Burns et al. 2023, appendix D.2): seconds, not minutes."""
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, field_validator
 
 from w2s.losses.base import Loss
@@ -14,7 +15,7 @@ from w2s.stages.finetune import PREDICTED, SCORED, member_weights, with_scored
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.training.config import ProbeConfig
-from w2s.types import Split
+from w2s.types import Split, TrainSplit, splits_of
 
 
 class Probe(Stage):
@@ -29,7 +30,7 @@ class Probe(Stage):
     """What it reads."""
     labels: SerializeAsAny[Stage]
     """Ground truth of `train_split`, or predictions that cover it."""
-    train_split: Literal["weak_train", "strong_train"]
+    train_split: TrainSplit
     """The rows it learns from."""
     val_labels: SerializeAsAny[Stage] | None = None
     """Labels of `val` that checkpoints are compared on; None: none."""
@@ -58,7 +59,7 @@ class Probe(Stage):
 
     def cost(self) -> float:
         """Estimated seconds on one core: short optimizer steps."""
-        learned = self.features.tokens.num_rows(self.train_split)
+        learned = self.features.tokens.num_rows(*splits_of(self.train_split))
         return 0.1 + 1.5e-4 * self.train.epochs * math.ceil(learned / self.train.batch_size)
 
     def run(self, context: StageContext) -> None:
@@ -73,11 +74,13 @@ class Probe(Stage):
         split_of = index["split"].to_numpy()
         task = self.features.tokens.prompts.task
 
-        def targets_of(labels: Stage, split: Split) -> Targets:
-            row_ids = index["row_id"][split_of == split].tolist()
-            return read_targets(context.path(labels), split, row_ids, task.num_classes)
+        def targets_of(labels: Stage, rows: NDArray[np.int64]) -> Targets:
+            row_ids = index["row_id"].iloc[rows].tolist()
+            splits = split_of[rows].tolist()
+            return read_targets(context.path(labels), splits, row_ids, task.num_classes)
 
-        targets = targets_of(self.labels, self.train_split)
+        learned = np.flatnonzero(np.isin(split_of, splits_of(self.train_split)))
+        targets = targets_of(self.labels, learned)
         kept = targets.weights_N > 0
         targets = targets.take(kept)
         members = member_weights(targets, "cpu")
@@ -85,7 +88,9 @@ class Probe(Stage):
         scored = features[np.flatnonzero(scored_N)]
         recorder = CheckpointRecorder(
             index.loc[scored_N],
-            None if self.val_labels is None else targets_of(self.val_labels, "val"),
+            None
+            if self.val_labels is None
+            else targets_of(self.val_labels, np.flatnonzero(split_of == "val")),
             self.train.checkpoint,
             self.train.epochs,
         )
@@ -98,7 +103,7 @@ class Probe(Stage):
                 best[:] = [head]
 
         num_steps, head = fit_probe(
-            features[np.flatnonzero(split_of == self.train_split)[kept]],
+            features[learned[kept]],
             targets.learned_NC,
             self.loss,
             self.train,
