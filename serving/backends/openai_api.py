@@ -301,7 +301,7 @@ class HttpTransport:
                 listed = [(item["token"], item["logprob"]) for item in position["top_logprobs"]]
             else:
                 listed = list(told["top_logprobs"][0].items())
-            scores = first_token_scores(listed, choices, stripped=self._api.chat)
+            scores = first_token_scores(listed, choices, loosely=self._api.chat)
         if scores is None:
             raise CompletionFailed(
                 f"{self._url()}: none of {', '.join(map(repr, choices))} is among the most likely "
@@ -384,7 +384,7 @@ class HttpTransport:
 
 
 def first_token_scores(
-    listed: Sequence[tuple[str, float]], choices: Sequence[str], *, stripped: bool
+    listed: Sequence[tuple[str, float]], choices: Sequence[str], *, loosely: bool
 ) -> Scores | None:
     """Log-probability of each choice, from a list of likely first tokens.
 
@@ -394,20 +394,26 @@ def first_token_scores(
     Args:
         listed: tokens and log-probabilities in nats.
         choices: what may come first.
-        stripped: whether space around tokens and choices does not count, as at the beginning of a
-            chat's answer; tokens that then are the same count together.
+        loosely: whether space around tokens and choices does not count, nor case where choices
+            differ in more than case: a chat's answer begins with `Yes` where a text goes on with
+            ` yes`. Tokens that then are the same count together.
 
     Returns:
         One score a choice, or None where no choice is listed.
     """
+    folds = len({choice.strip().casefold() for choice in choices}) == len(choices)
+
+    def name(text: str) -> str:
+        if not loosely:
+            return text
+        return text.strip().casefold() if folds else text.strip()
+
     found: dict[str, float] = {}
     for token, logprob in listed:
-        name = token.strip() if stripped else token
-        before = found.get(name, -math.inf)
+        before = found.get(name(token), -math.inf)
         high, low = max(before, logprob), min(before, logprob)
-        found[name] = high + math.log1p(math.exp(low - high))
-    wanted = [choice.strip() if stripped else choice for choice in choices]
-    if not any(choice in found for choice in wanted):
+        found[name(token)] = high + math.log1p(math.exp(low - high))
+    if not any(name(choice) in found for choice in choices):
         return None
     least = min(logprob for _, logprob in listed)
-    return tuple(float(found.get(choice, least)) for choice in wanted)
+    return tuple(float(found.get(name(choice), least)) for choice in choices)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from serving.backends.openai_api import OpenaiApi
+from serving.backends.openai_api import OpenaiApi, first_token_scores
 from serving.backends.scripted import ScriptedTransport
 from serving.budget import Ledger, Limits, Usage
 from serving.client import BatchingClient, CompletionClient, RequestPolicy
@@ -403,8 +403,8 @@ def test_a_chat_gets_the_prompt_as_a_message_and_the_schema_that_its_answer_obey
     }
 
 
-def test_a_chat_scores_label_words_without_the_space_before_them():
-    listed = {"Yes": -0.5, " yes": -3.0, "No": -1.0, " No": -1.0, "Hm": -2.0}
+def test_a_chat_scores_label_words_whatever_space_and_case_they_come_in():
+    listed = {"Yes": -0.5, "No": -1.0, " no": -1.0, "Hm": -2.0}
     top = [{"token": token, "logprob": logprob} for token, logprob in listed.items()]
 
     async def handler(request: web.Request) -> web.Response:
@@ -412,8 +412,12 @@ def test_a_chat_scores_label_words_without_the_space_before_them():
         assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
         return chat("Yes", logprobs={"content": [{"token": "Yes", "top_logprobs": top}]})
 
-    scores = asyncio.run(with_chat(handler, lambda client: client.score(["p"], [" Yes", " No"])))
+    scores = asyncio.run(with_chat(handler, lambda client: client.score(["p"], [" yes", " no"])))
     assert scores == [(-0.5, pytest.approx(-1.0 + math.log(2)))]
+    # Case counts where the choices differ in nothing else.
+    tops = list(listed.items())
+    assert first_token_scores(tops, ["No", "no"], loosely=True) == (-1.0, -1.0)
+    assert first_token_scores([("A", -0.1), ("a", -3.0)], ["a", "A"], loosely=True) == (-3.0, -0.1)
 
 
 def test_a_chat_streams_what_its_answer_is_made_of():
