@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -142,7 +142,7 @@ def random_model(which: str, folder: Path) -> PretrainedModel:
 
 
 class Recorder:
-    """A client that remembers what was asked."""
+    """A client that remembers what was asked; all else it leaves to the client it stands for."""
 
     def __init__(self, client: CompletionClient) -> None:
         self._client = client
@@ -186,7 +186,7 @@ def through_the_sweep(
     """Seconds of a debate stage, and what it asked."""
     run_stage(debate.prompts, store)
     recorder = Recorder(client)
-    conditions = Conditions(clients={digest(debate.debater): recorder})
+    conditions = Conditions(clients={digest(debate.debater): cast(CompletionClient, recorder)})
     started = time.perf_counter()
     outcome = asyncio.run(run_serve_stage(debate, store, conditions))
     seconds = time.perf_counter() - started
@@ -233,14 +233,14 @@ def measured(which: str, rows: int, repeats: int, folder: Path) -> dict[str, Any
         else DebatePrompts(max_tokens=(TURN_TOKENS,), exact_length=True, stop=())
     )
     store = ArtifactStore(str(folder / "store"))
-    splits: list[Split] = ["val", "weak_train", "strong_train", "test"][: repeats + 1]
+    splits: list[Split] = ["val", "weak_train", "strong_train", "test"]
     backend = Vllm()
     engine = LLM(model.path, **engine_kwargs(served, placement))
     results = []
     started = time.perf_counter()
     with backend.serve([served], placement) as endpoints:
         start_s = time.perf_counter() - started
-        for repeat, split in enumerate(splits):
+        for repeat, split in enumerate(splits[: repeats + 1]):
             debate = Debate(
                 debater=model,
                 prompts=Prompts(task=task),
