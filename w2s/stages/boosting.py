@@ -26,6 +26,8 @@ from w2s.stages.resample import weights_of
 
 Form = Literal["textbook", "published"]
 ROUND_FILE = "round.json"
+SMALLEST_VOTE = 1e-6
+"""A vote below is that of chance: weights are kept with seven digits."""
 
 
 class Round(Spec):
@@ -65,7 +67,7 @@ def textbook_round(
     error = float(weights_N[wrong_N].sum() / weights_N.sum())
     bounded = max(error, least)
     vote = 0.5 * float(np.log((1 - bounded) / bounded) + np.log(num_classes - 1))
-    if error >= 1 - 1 / num_classes or vote <= 0:
+    if vote < SMALLEST_VOTE:
         return Reweighting(weights_N, Round(error=error, vote=0.0, stopped=True))
     if error == 0:
         return Reweighting(weights_N, Round(error=error, vote=vote, stopped=True))
