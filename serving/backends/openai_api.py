@@ -67,6 +67,8 @@ class OpenaiApi(Backend, frozen=True):
     which has none, for 20."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the field that bounds an answer."""
+    max_requests_in_flight: int | None = Field(default=None, ge=1)
+    """Requests that wait for an answer at the same time; None: as the policy says."""
     limits: Limits = Limits()
     """What may be asked, by all clients of the account together where there is a folder."""
     account: str = ""
@@ -108,6 +110,10 @@ class OpenaiApi(Backend, frozen=True):
 
     def client(self, endpoint: Endpoint, policy: RequestPolicy | None = None) -> CompletionClient:
         """A client over HTTP; see `Backend.client`."""
+        policy = policy or RequestPolicy()
+        if self.max_requests_in_flight is not None:
+            bound = {"max_requests_in_flight": self.max_requests_in_flight}
+            policy = policy.model_copy(update=bound)
         account = self.account or endpoint.model
         meter = Meter(self.limits, account, self.ledger())
         client = BatchingClient(HttpTransport(endpoint, self, meter), policy, meter)
