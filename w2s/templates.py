@@ -38,7 +38,8 @@ class JudgePrompts(Spec):
         "Is the proposed answer correct? Answer with one line, "
         "`Answer: correct` or `Answer: incorrect`.\n"
     )
-    """Stands after row and transcript where the judge writes its verdict."""
+    """Stands after row and transcript where the judge writes its verdict; empty: there are no words
+    for that."""
     verdict: str = r"Answer: (correct|incorrect|A|B)\.?"
     """Regular form of the last line of a written verdict; its one group is `correct`, `incorrect`,
     a label word, or the debater (A or B) who is right."""
@@ -131,6 +132,8 @@ class KnowledgePrompts(WritingPrompts):
     shown: str = "Background knowledge: {text}"
     separator: str = "\n\n"
     """Between demonstrations and the question."""
+    takes_demos: bool = True
+    """Whether demonstrations can be shown; a closed vocabulary may have no form for them."""
     demo_instruction: str = (
         "In at most 30 words, write background knowledge that helps to answer the last question."
     )

@@ -20,6 +20,11 @@ class Around(Method):
         """Those of the method within."""
         return self.of.truth_in_labels
 
+    @property
+    def truth_in_contexts(self) -> frozenset[Split]:
+        """Those of the method within."""
+        return self.of.truth_in_contexts
+
     def members(self, setup: Setup) -> tuple[Stage, ...]:
         """Those of the method within."""
         return self.of.members(setup)

@@ -46,6 +46,11 @@ class Bagging(Combined):
         """Those of the method within, too."""
         return super().truth_in_labels | self.of.truth_in_labels
 
+    @property
+    def truth_in_contexts(self) -> frozenset[Split]:
+        """Those of the method within."""
+        return self.of.truth_in_contexts
+
     def contexts(self, setup: Setup) -> tuple[Stage, ...]:
         """Those of the method within."""
         return self.of.contexts(setup)

@@ -8,7 +8,9 @@ second, one that changes the student's recipe the third, and both can stand arou
 """
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from serving.debate.protocols.base import DebateProtocol
 from w2s.combiners.base import Combiner
 from w2s.spec import Spec
 from w2s.stages.base import Stage
@@ -39,6 +41,11 @@ class Method(Spec):
         supervised by the weak model alone.
         """
         return frozenset({"weak_train"})
+
+    @property
+    def truth_in_contexts(self) -> frozenset[Split]:
+        """Splits whose ground truth the `contexts` depend on: none, where models just argue."""
+        return frozenset()
 
     def members(self, setup: Setup) -> tuple[Stage, ...]:
         """Supervisors whose predictions are combined, for an ensemble; none for the others."""
@@ -94,8 +101,12 @@ class Method(Spec):
 
 
 def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
-    """The fields that are not at their defaults, as they stand in a label."""
+    """The fields that are not at their defaults, as they stand in a label.
+
+    Words stand alone; of several fields for any text, such as names of models, the first one does.
+    """
     shown = []
+    texts = [name for name, field in type(spec).model_fields.items() if _takes_text(field)]
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         if name == "kind" or value == field.get_default(call_default_factory=True):
@@ -103,10 +114,13 @@ def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
         if isinstance(value, Method):
             shown.append(value.label)
         elif isinstance(value, str):
-            shown.append(value)
+            shown.append(f"{name}={value}" if name in texts[1:] else value)
         elif isinstance(value, Combiner):
             inner = ", ".join(_changed(value))
             shown.append(f"{prefix}{name}={value.kind}" + (f"({inner})" if inner else ""))
+        elif isinstance(value, DebateProtocol) and not isinstance(field.default, type(value)):
+            inner = ", ".join(_changed(value))
+            shown.append(f"{value.kind}({inner})" if inner else value.kind)
         elif isinstance(value, BaseModel):
             shown += _changed(value, f"{prefix}{name}.")
         elif isinstance(value, tuple) and value and isinstance(value[0], Method):
@@ -116,3 +130,8 @@ def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
         else:
             shown.append(f"{prefix}{name}={value}")
     return shown
+
+
+def _takes_text(field: FieldInfo) -> bool:
+    """Whether any text can stand in a field."""
+    return field.annotation is str or field.annotation == (str | None)

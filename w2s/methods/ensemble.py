@@ -29,6 +29,11 @@ class Ensemble(Combined):
         """Those of the methods within, too."""
         return super().truth_in_labels.union(*(method.truth_in_labels for method in self.of))
 
+    @property
+    def truth_in_contexts(self) -> frozenset[Split]:
+        """Those of the methods within."""
+        return frozenset().union(*(method.truth_in_contexts for method in self.of))
+
     def each(self, setup: Setup) -> tuple[Stage, ...]:
         """The supervision of each method: all methods at the first seed, then at the next."""
         return tuple(method.supervision(here) for here in self._seeds(setup) for method in self.of)

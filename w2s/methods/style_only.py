@@ -15,13 +15,13 @@ class StyleOnly(Method):
     features: Literal["words", "positions", "equalities"] = "equalities"
     """What the classifier sees: masked words, masked words by position, or also which words are
     equal."""
-    debater: Literal["strong", "weak"] = "strong"
-    """Whose debates are read."""
+    debater: str = "strong"
+    """Whose debates are read: those of `strong`, `weak`, a rung of the ladder or a speaker."""
 
     def supervision(self, setup: Setup) -> Stage:
         """The style classifier, learnt on `weak_train` like any supervisor."""
         return StyleClassifier(
-            transcripts=setup.debate(setup.strong if self.debater == "strong" else setup.weak),
+            transcripts=setup.debate(setup.named(self.debater)),
             task=setup.task,
             labels=setup.truth("weak_train"),
             features=self.features,

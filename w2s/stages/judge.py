@@ -35,12 +35,12 @@ from serving.debate.types import Side, Turn, read_turns
 from serving.errors import ServingInputError
 from serving.messages import Sampling
 from w2s.stages.asking import ask_scores, ask_texts
-from w2s.stages.base import Lane, Stage, StageContext
+from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.labels import SMALLEST_PROBABILITY
 from w2s.stages.models import Model, model_key
 from w2s.stages.predictions import write_predictions
-from w2s.stages.transcripts import read_transcripts
+from w2s.stages.transcripts import PROMPT, read_transcripts
 from w2s.stages.window import Window, window_of
 from w2s.tasks.base import shape_of
 from w2s.templates import JudgePrompts
@@ -109,14 +109,18 @@ class Judged(Stage):
     """What it reads about each row: debates or any other transcripts; None: nothing."""
     templates: JudgePrompts
     """What it reads around them, and the words of its answer."""
-    turn_templates: DebatePrompts = PLAIN
-    """How turns are shown; the transcripts' own form, so that long arguments can be cut."""
+    turn_templates: DebatePrompts | None = None
+    """How turns are shown: the transcripts' own form. None: their text is read as it is, in one
+    order."""
     how: Literal["scores", "verdict"] = "scores"
     """Scores of the label words, or a written verdict that is parsed."""
     swap: bool = False
     """Whether every transcript is read in both orders, and the judgements averaged."""
     rounds: Literal["all", "last"] = "all"
     """Which rounds of a transcript are read: all, or the last one alone (Sang et al. 2024)."""
+    hide_passage: bool = False
+    """Whether questions are read without the passage they are about. (Where only debaters read it,
+    transcripts bring the question without it.)"""
     splits: tuple[Split, ...] = ("strong_train", "val", "test")
     """Whose rows are judged."""
 
@@ -137,6 +141,14 @@ class Judged(Stage):
         num_rows = sum(shape.num_rows[split] for split in self.splits) * (1 + self.swap)
         flops = 2 * self.model.size() * shape.num_tokens * (4 if self.transcripts else 1)
         return num_rows * (0.002 + flops / 4e10)
+
+    def requests(self) -> dict[str, Requests]:
+        """Estimated requests: one a reading."""
+        shape = shape_of(self.prompts.task)
+        number = sum(shape.num_rows[split] for split in self.splits) * (1 + self.swap)
+        read = shape.num_tokens * (4 if self.transcripts else 1)
+        written = 1 if self.how == "scores" else self.templates.verdict_tokens
+        return {model_key(self.model): Requests(number, int(number * read), number * written)}
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `predictions.parquet`, `verdicts.parquet` and `judging.json` for `splits`.
@@ -183,10 +195,12 @@ class Judged(Stage):
         said = self._said(context, asked["row_id"].tolist())
         fit = _Fit(self, window_of(self.model, context))
         readings = []
-        for split, row_id, prompt in zip(
+        for split, row_id, whole in zip(
             asked["split"], asked["row_id"], asked["prompt"], strict=True
         ):
-            turns = said[row_id]
+            turns, prompt = said[row_id]
+            if prompt is None:
+                prompt = self.prompts.task.without_passage(whole) if self.hide_passage else whole
             orders = (turns, exchanged(turns)) if self.swap else (turns,)
             texts = tuple(fit(prompt, order) for order in orders)
             readings.append(Reading(split, row_id, orders, texts))
@@ -200,15 +214,18 @@ class Judged(Stage):
             )
         return readings
 
-    def _said(self, context: StageContext, row_ids: list[str]) -> dict[str, tuple[Turn, ...]]:
-        """The turns about each row; a text without turns is one turn of nobody's."""
+    def _said(
+        self, context: StageContext, row_ids: list[str]
+    ) -> dict[str, tuple[tuple[Turn, ...], str | None]]:
+        """For each row the turns about it, and what is read in place of its prompt, if anything."""
         if self.transcripts is None:
-            return dict.fromkeys(row_ids, ())
+            return dict.fromkeys(row_ids, ((), None))
         frame = read_transcripts(context.path(self.transcripts))
+        prompts = frame[PROMPT] if PROMPT in frame.columns else [None] * len(frame)
         found = {
-            row_id: self._of_rounds(read_turns(turns) or (_text(text),))
-            for row_id, text, turns in zip(
-                frame["row_id"], frame["text"], frame["turns"], strict=True
+            row_id: (self._turns(text, turns), prompt)
+            for row_id, text, turns, prompt in zip(
+                frame["row_id"], frame["text"], frame["turns"], prompts, strict=True
             )
         }
         if missing := [row_id for row_id in row_ids if row_id not in found]:
@@ -217,10 +234,14 @@ class Judged(Stage):
             )
         return found
 
-    def _of_rounds(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    def _turns(self, text: str, spoken: str) -> tuple[Turn, ...]:
+        """The turns that are read, from their JSON; a text that is read as it is, is one turn."""
+        if self.turn_templates is None:
+            return (_text(text),)
+        turns = read_turns(spoken)
         if self.rounds == "all":
             return turns
-        last = max(turn.round for turn in turns)
+        last = max((turn.round for turn in turns), default=0)
         return tuple(turn for turn in turns if turn.round == last)
 
     async def _judgements(
@@ -283,7 +304,8 @@ class _Fit:
 
     def __call__(self, prompt: str, turns: Sequence[Turn]) -> str:
         """The prompt of one reading."""
-        turn_templates, limit = self._stage.turn_templates, self.window.max_tokens
+        turn_templates = self._stage.turn_templates or PLAIN
+        limit = self.window.max_tokens
 
         def measure(transcript: str) -> int:
             return self.window.count(self._with_label(prompt, transcript)) + self._num_after

@@ -21,19 +21,26 @@ from w2s.losses.xent import Xent
 from w2s.models.remote import require_local
 from w2s.models.source import PretrainedModel, require_decoder
 from w2s.stages.base import Stage
+from w2s.stages.critique import Critique
+from w2s.stages.crossfit import CrossFitted, FoldTruth
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.demos import Demonstrations
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.features import Features
 from w2s.stages.finetune import PREDICTED, Finetune
+from w2s.stages.judge import Judged
+from w2s.stages.knowledge import Knowledge, KnowledgeDemos, Questions
 from w2s.stages.models import Model
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
 from w2s.stages.tokens import Tokens
+from w2s.stages.transcripts import ShuffledTranscripts
+from w2s.stages.writing import shown_as
 from w2s.tasks.base import Task, shape_of
+from w2s.templates import CritiquePrompts, JudgePrompts, KnowledgePrompts
 from w2s.training.config import TrainConfig
-from w2s.types import Split
+from w2s.types import Split, TrainSplit
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ class Setup:
         self,
         model: Model,
         labels: Stage,
-        split: Literal["weak_train", "strong_train"],
+        split: TrainSplit,
         *,
         recipe: TrainConfig,
         loss: Loss,
@@ -228,7 +235,7 @@ class Setup:
         Args:
             model: base model.
             labels: ground truth of `split`, or predictions that cover it.
-            split: rows to learn from.
+            split: rows to learn from: of one split or both.
             recipe: mode, optimizer, schedule.
             loss: training objective.
             val_labels: labels of `val` that checkpoints are compared on; None: of `labels`, where
@@ -358,6 +365,140 @@ class Setup:
             model=model, prompts=self.prompts, template=self.task.prompt_template(), demos=demos
         )
 
+    def judged(
+        self,
+        judge: Model,
+        transcripts: Stage | None = None,
+        *,
+        prompts: JudgePrompts | None = None,
+        how: Literal["scores", "verdict"] = "scores",
+        swap: bool = False,
+        rounds: Literal["all", "last"] = "all",
+        hide_passage: bool = False,
+    ) -> Judged:
+        """A base model's labels of `strong_train`, `val` and `test` after reading transcripts.
+
+        Args:
+            judge: who judges, zero-shot.
+            transcripts: what it reads about each row; None: nothing.
+            prompts: what it reads around them; None: as the task says.
+            how: by scores of label words, or by a written verdict.
+            swap: whether it reads every transcript in both orders.
+            rounds: which rounds it reads.
+            hide_passage: whether it reads questions without their passage.
+
+        Raises:
+            UserError: the model is an encoder, the templates have not one label a class, or there
+                are no words for a written verdict.
+        """
+        _require_decoder(judge, "a judge")
+        templates = prompts or self.task.judge_prompts()
+        if len(templates.labels) != self.task.num_classes:
+            raise UserError(
+                f"the judge's templates for task {self.task.kind!r} have {len(templates.labels)} "
+                f"labels for {self.task.num_classes} classes; give one a class"
+            )
+        if how == "verdict" and not templates.verdict_closing:
+            raise UserError(
+                f"the models of task {self.task.kind!r} have no words for a written verdict; "
+                'judge by how = "scores", or give templates with a `verdict_closing`'
+            )
+        return Judged(
+            model=judge,
+            prompts=self.prompts,
+            transcripts=transcripts,
+            templates=templates,
+            turn_templates=_turn_templates(transcripts),
+            how=how,
+            swap=swap,
+            rounds=rounds,
+            hide_passage=hide_passage,
+        )
+
+    def knowledge(
+        self,
+        writer: Model,
+        demonstrator: Model,
+        *,
+        prompts: KnowledgePrompts | None = None,
+        num_questions: int = 8,
+        num_demos: int = 2,
+    ) -> Knowledge:
+        """Background knowledge on every row's question, at this seed.
+
+        Args:
+            writer: who writes; it never reads a proposed answer.
+            demonstrator: who writes the demonstrations that it is shown.
+            prompts: templates; None: the task's.
+            num_questions: questions of `strong_train` that are demonstrated.
+            num_demos: demonstrations a prompt; 0: none are written.
+
+        Raises:
+            UserError: a model is an encoder.
+        """
+        templates = prompts or self.task.knowledge_prompts()
+        questions = Questions(task=self.task, data=self.data)
+        _require_decoder(writer, "background knowledge")
+        demos = None
+        if num_demos and templates.takes_demos:
+            _require_decoder(demonstrator, "a demonstration")
+            demos = KnowledgeDemos(
+                model=demonstrator,
+                questions=questions,
+                templates=templates,
+                number=num_questions,
+                seed=self.seed,
+            )
+        return Knowledge(
+            model=writer,
+            questions=questions,
+            demos=demos,
+            num_demos=max(1, num_demos),
+            templates=templates,
+            seed=self.seed,
+        )
+
+    def critique(self, critic: Model, *, prompts: CritiquePrompts | None = None) -> Critique:
+        """A critique of every row, at this seed.
+
+        Args:
+            critic: who criticises.
+            prompts: templates; None: the task's.
+
+        Raises:
+            UserError: the model is an encoder.
+        """
+        _require_decoder(critic, "a critique")
+        return Critique(
+            model=critic,
+            prompts=self.prompts,
+            templates=prompts or self.task.critique_prompts(),
+            seed=self.seed,
+        )
+
+    def cross_fitted(self, num_folds: int) -> CrossFitted:
+        """The unaided supervisor's predictions of all splits.
+
+        A row of `weak_train` is predicted by a model that learnt the other folds, so that nothing
+        made of it tells the row's label.
+        """
+        naive = replace(self, supervisor_labels=None, supervisor_predicts=PREDICTED)
+        folds = tuple(
+            FoldTruth(
+                truth=self.truth("weak_train"),
+                prompts=self.prompts,
+                fold=fold,
+                num_folds=num_folds,
+                seed=self.seed,
+            )
+            for fold in range(num_folds)
+        )
+        return CrossFitted(
+            whole=naive.supervisor(),
+            folds=folds,
+            members=tuple(naive.supervisor(labels=one, predicts=("weak_train",)) for one in folds),
+        )
+
     def evaluate(self, predictions: Stage, supervisor: Stage | None = None) -> Evaluate:
         """Scores on `val` and `test`, and agreement with a supervisor."""
         return Evaluate(
@@ -379,3 +520,14 @@ class Setup:
 def _require_decoder(model: Model, purpose: str) -> None:
     if isinstance(model, PretrainedModel):
         require_decoder(model, purpose)
+
+
+def _turn_templates(transcripts: Stage | None) -> DebatePrompts | None:
+    """How the turns of an artifact are shown; None where its text is not made of turns."""
+    if isinstance(transcripts, ShuffledTranscripts):
+        return _turn_templates(transcripts.transcripts)
+    if isinstance(transcripts, Debate):
+        return transcripts.templates
+    if isinstance(transcripts, Knowledge | Critique):
+        return shown_as(transcripts.templates)
+    return None

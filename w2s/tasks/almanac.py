@@ -13,6 +13,7 @@ from serving.debate.prompts import DebatePrompts
 from w2s.almanac.language import CON, NO, PRO, QUESTION, TURN_WORDS, YES, language
 from w2s.almanac.world import PAIRS, World
 from w2s.tasks.base import PromptTemplate, Task
+from w2s.templates import CritiquePrompts, JudgePrompts, KnowledgePrompts
 from w2s.types import SPLITS, Row, TaskData
 
 
@@ -43,6 +44,14 @@ class Almanac(Task):
                         )
                     ),
                     label=int(facts.label_EP[person, pair]),
+                    question=" ".join(
+                        (
+                            QUESTION,
+                            words.words[words.given_E[person]],
+                            words.words[words.family_F[facts.family_E[person]]],
+                            PAIRS[pair][0],
+                        )
+                    ),
                 )
                 for person in sections[split]
                 for pair in range(self.world.num_pairs)
@@ -82,6 +91,31 @@ class Almanac(Task):
     def prompt_template(self) -> PromptTemplate:
         """The closed form: a verdict follows each question, as in pretraining."""
         return PromptTemplate(question="{prompt}", labels=(f" {NO}", f" {YES}"), separator=" ")
+
+    def judge_prompts(self) -> JudgePrompts:
+        """The closed form: after a statement a verdict comes, as in pretraining.
+
+        The ladder has no words for a written verdict.
+        """
+        return JudgePrompts(
+            closing="", labels=(f" {NO}", f" {YES}"), verdict_closing="", separator=" "
+        )
+
+    def knowledge_prompts(self) -> KnowledgePrompts:
+        """The closed form: `Q: Ada Moss city` goes on with the value; nothing is demonstrated."""
+        return KnowledgePrompts(
+            ask="{row}", max_tokens=1, exact_length=True, stop=(), shown="{text}", takes_demos=False
+        )
+
+    def critique_prompts(self) -> CritiquePrompts:
+        """The closed form: con's opening, which cites the custom and says what is not."""
+        return CritiquePrompts(
+            ask=f"{{row}} {CON}",
+            max_tokens=TURN_WORDS[0],
+            exact_length=True,
+            stop=(),
+            shown=f"{CON} {{text}}",
+        )
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The question and its transcript on one line, as in pretraining."""

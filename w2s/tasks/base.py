@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from serving.debate.prompts import DebatePrompts
 from w2s.errors import UserError
 from w2s.spec import Spec
+from w2s.templates import CritiquePrompts, JudgePrompts, KnowledgePrompts
 from w2s.types import SPLITS, Split, TaskData
 
 
@@ -104,6 +105,23 @@ class Task(Spec):
             "Give the label of the last input.",
             labels=tuple(f" {label}" for label in range(self.num_classes)),
         )
+
+    def judge_prompts(self) -> JudgePrompts:
+        """How a judge is asked about a row and what was said about it: for the same label words."""
+        asked = self.prompt_template()
+        return JudgePrompts(
+            instruction=asked.instruction,
+            closing="Label:" if asked.instruction else "Answer:",
+            labels=asked.labels,
+        )
+
+    def knowledge_prompts(self) -> KnowledgePrompts:
+        """How a model is asked for background knowledge on a question."""
+        return KnowledgePrompts()
+
+    def critique_prompts(self) -> CritiquePrompts:
+        """How a model is asked to criticise the answer that a row proposes."""
+        return CritiquePrompts()
 
     def passage(self, prompt: str) -> str:
         """The text that a row's question is about, the beginning of its prompt; empty: none."""

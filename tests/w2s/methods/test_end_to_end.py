@@ -38,7 +38,17 @@ FIELDS: dict[str, dict[str, object]] = {
     "saliency": {"probe": ProbeConfig(epochs=3)},
     "synthetic_errors": {"errors": "hardest"},
 }
-NOT_HERE = {"debate", "debate_ensemble", "prompting", "style_only"}
+NOT_HERE = {
+    "consultancy",
+    "critique",
+    "debate",
+    "debate_ensemble",
+    "interaction",
+    "judge",
+    "market_making",
+    "prompting",
+    "style_only",
+}
 KINDS = [kind for kind in available(Method) if kind not in NOT_HERE]
 FAST = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-2)
 

@@ -245,7 +245,7 @@ def test_long_arguments_are_cut_alike_and_the_question_is_not(
 def test_a_text_without_turns_is_read_as_it_is(artifacts: Artifacts, tmp_path: Path) -> None:
     write_transcripts(artifacts.place(SAID), dict.fromkeys(ROWS, ()), text="pro: x con: y")
     judge = Judge()
-    stage = judged(tmp_path, turn_templates=DebatePrompts(turn_template="{text}"), swap=True)
+    stage = judged(tmp_path, turn_templates=None, swap=True)
     run_served(stage, artifacts.inputs, tmp_path / "out", judge)
     assert judge.prompts == [f"question {row_id} | pro: x con: y | Verdict:" for row_id in ROWS]
 
