@@ -88,6 +88,8 @@ class SpeakerEntry(Spec):
     asks the server to echo the prompt's log-probabilities, which exact scores need."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the field that bounds an answer; newer models of OpenAI want the second."""
+    requests_in_flight: int = Field(default=8, ge=1)
+    """Requests that wait for an answer at the same time."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests in any 60 seconds at most; None: as many as are in flight."""
     tokens_per_minute: int | None = Field(default=None, ge=1)

@@ -43,6 +43,7 @@ def backends(planner: Planner, folder: Path) -> dict[str, OpenaiApi]:
             system=entry.system,
             top_logprobs=entry.top_logprobs,
             token_limit=entry.token_limit,
+            max_requests_in_flight=entry.requests_in_flight,
             limits=Limits(
                 requests_per_minute=entry.requests_per_minute,
                 tokens_per_minute=entry.tokens_per_minute,
