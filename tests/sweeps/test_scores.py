@@ -207,4 +207,4 @@ def test_what_transcripts_did_is_the_mean_over_members_of_each_seed(store: Store
     assert found.by_seed["judge_gain"] == pytest.approx([0.2, 0.4])
     assert found.metrics["win_rate_honest"] == pytest.approx(0.7)
     assert "invalid_rate" not in found.metrics  # not every judge gives verdicts
-    assert "judge_gain" not in scores_of(store, seed(store, 0, 60)).metrics
+    assert "judge_gain" not in scores_of(store, seed(store, 2, 60)).metrics
