@@ -44,11 +44,28 @@ class Library:
 
     @classmethod
     def of(
-        cls, facts: Facts, *, rare_share: float, common_share: float, custom_share: float
+        cls,
+        facts: Facts,
+        *,
+        rare_share: float,
+        common_share: float,
+        custom_share: float,
+        rare_start: float = 0.0,
     ) -> "Library":
-        """The library that holds these shares; a larger share holds all that a smaller one does."""
+        """The library that holds these shares; a larger share holds all that a smaller one does.
+
+        Args:
+            facts: of the world.
+            rare_share: of the rare facts.
+            common_share: of the common facts.
+            custom_share: of the customs.
+            rare_start: where in the order of the rare facts their share begins, from 0 to 1; behind
+                the end it goes on from the beginning.
+        """
+        rare_EP = (facts.rare_rank_EP - rare_start) % 1.0 < rare_share
         return cls(
-            rare_EP=facts.rare_rank_EP < rare_share,
+            # People of quiz and dev have rank 0: they are in every library.
+            rare_EP=rare_EP | (facts.rare_rank_EP == 0.0),
             common_EP=facts.common_rank_EP < common_share,
             custom_PFV=facts.custom_rank_PFV < custom_share,
         )

@@ -38,6 +38,8 @@ class AlmanacCorpus(Corpus):
     """The world to read about; None: the world of the sweep's task."""
     rare_share: float = Field(gt=0, le=1)
     """Share of the rare facts about people of the task's splits that are read."""
+    rare_start: float = Field(default=0.0, ge=0, lt=1)
+    """Where in the order of rare facts that share begins: rungs that begin elsewhere know others."""
     common_share: float = Field(default=0.95, gt=0, le=1)
     """Share of the common facts about them that are read."""
     custom_share: float = Field(gt=0, le=1)
@@ -115,6 +117,7 @@ class AlmanacCorpus(Corpus):
         library = Library.of(
             facts,
             rare_share=self.rare_share,
+            rare_start=self.rare_start,
             common_share=self.common_share,
             custom_share=self.custom_share,
         )

@@ -60,6 +60,20 @@ def test_libraries_are_nested():
     assert small.rare_EP.sum() < large.rare_EP.sum()
 
 
+def test_libraries_that_begin_elsewhere_hold_other_facts():
+    first = writer(rare_share=0.4).library
+    second = writer(rare_share=0.4, rare_start=0.4).library
+    practised = slice(0, SMALL.sections["dev"].stop)
+    asked = slice(SMALL.sections["dev"].stop, None)
+    assert second.rare_EP[practised].all()
+    assert not (first.rare_EP[asked] & second.rare_EP[asked]).any()
+    both = writer(rare_share=0.8).library
+    assert np.array_equal(first.rare_EP | second.rare_EP, both.rare_EP)
+    # Behind the end it goes on from the beginning.
+    round_the_end = writer(rare_share=0.4, rare_start=0.9).library
+    assert (round_the_end.rare_EP[asked] & writer(rare_share=0.3).library.rare_EP[asked]).any()
+
+
 def test_quiz_and_dev_people_are_in_every_library():
     library = writer(rare_share=0.1, common_share=0.1).library
     practised = slice(0, SMALL.sections["dev"].stop)
