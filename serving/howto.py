@@ -1,30 +1,52 @@
-"""How to call an endpoint by hand: what a command prints after it has brought models up."""
+"""How to call endpoints by hand: what a command prints after it has brought models up."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 
 from serving.models import Endpoint
 
 
-def describe(endpoints: Iterable[Endpoint]) -> str:
-    """URLs and model ids of endpoints, and a curl and an `openai` call of the first.
+def describe(endpoints: Sequence[Endpoint], counted: Collection[str] = ()) -> str:
+    """URLs and model ids of endpoints, and calls of the first that writes and that classifies.
 
     Args:
         endpoints: models that are up, at least one.
+        counted: names of models whose engines count for Prometheus.
     """
-    shown = list(endpoints)
-    width = max(len(endpoint.model) for endpoint in shown)
-    lines = [f"{endpoint.model:<{width}}  {endpoint.base_url}" for endpoint in shown]
-    first = shown[0]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"curl {first.base_url}/completions -H 'Content-Type: application/json' \\",
-            f"""  -d '{{"model": "{first.model}", "prompt": "...", "max_tokens": 32}}'""",
-            "",
-            "from openai import OpenAI",
-            f'client = OpenAI(base_url="{first.base_url}", api_key="none")',
-            f'reply = client.completions.create(model="{first.model}", prompt="...", seed=1)',
-            "print(reply.choices[0].text)",
-        ]
+    width = max(len(endpoint.model) for endpoint in endpoints)
+    lines = []
+    for endpoint in endpoints:
+        url = endpoint.base_url if endpoint.task == "generate" else f"{endpoint.root_url}/classify"
+        lines.append(f"{endpoint.model:<{width}}  {url}")
+    for task, calls in (("generate", _writer), ("classify", _classifier)):
+        first = next((endpoint for endpoint in endpoints if endpoint.task == task), None)
+        if first is not None:
+            lines.extend(["", *calls(first)])
+    roots = dict.fromkeys(each.root_url for each in endpoints if each.model in counted)
+    if roots:
+        lines.extend(["", *(f"Prometheus metrics: {root}/metrics" for root in roots)])
+    return "\n".join(lines)
+
+
+def _writer(endpoint: Endpoint) -> list[str]:
+    return [
+        *_curl(
+            f"{endpoint.base_url}/completions",
+            f'{{"model": "{endpoint.model}", "prompt": "...", "max_tokens": 32}}',
+        ),
+        "",
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{endpoint.base_url}", api_key="none")',
+        f'reply = client.completions.create(model="{endpoint.model}", prompt="...", seed=1)',
+        "print(reply.choices[0].text)",
+    ]
+
+
+def _classifier(endpoint: Endpoint) -> list[str]:
+    return _curl(
+        f"{endpoint.root_url}/classify",
+        f'{{"model": "{endpoint.model}", "input": ["...", "..."]}}',
     )
+
+
+def _curl(url: str, body: str) -> list[str]:
+    return [f"curl {url} -H 'Content-Type: application/json' \\", f"  -d '{body}'"]

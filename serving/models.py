@@ -60,8 +60,6 @@ class ServedModel(ServingSpec, frozen=True):
     """Whether it writes text, or its head reads one token and says how likely each class is."""
     adapters: tuple[Adapter, ...] = ()
     """Adapters that its replicas hold from the start; with one, others can follow in requests."""
-    tokenizer: str = ""
-    """Folder or hub id of the tokenizer; empty: that of the model."""
     read_token: Literal["last", "first"] = "last"
     """Token that a classifier's head reads: the last of a decoder, the first of an encoder."""
     max_input: int | None = Field(default=None, ge=1)
@@ -310,8 +308,9 @@ def head_dim_of(config: dict[str, Any]) -> int | None:
 
 
 def _check_files(model: ServedModel, folder: Path) -> None:
-    tokenizer = () if model.tokenizer else ("tokenizer_config.json",)
-    missing = [name for name in ("config.json", *tokenizer) if not (folder / name).exists()]
+    missing = [
+        name for name in ("config.json", "tokenizer_config.json") if not (folder / name).exists()
+    ]
     if missing:
         raise ServingInputError(
             f"model {model.name!r}: {folder} has no {' and no '.join(missing)}; "

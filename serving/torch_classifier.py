@@ -32,11 +32,11 @@ class Backbone:
 
     def __init__(self, model: ServedModel, device: str = "cpu") -> None:
         """Load weights and tokenizer."""
-        source = model.tokenizer or model.path
-        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        revision = model.revision or "main"
+        self._tokenizer = AutoTokenizer.from_pretrained(model.path, revision=revision)
         self._backbone = AutoModel.from_pretrained(
             model.path,
-            revision=model.revision or "main",
+            revision=revision,
             dtype=torch.float32,
             trust_remote_code=model.trust_remote_code,
         )

@@ -26,7 +26,8 @@ from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
 from sweeps.resources import Execution, check_fits
-from sweeps.served import ServeHost, served_key
+from sweeps.servable import served_key
+from sweeps.served import ServeHost
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
 from w2s.stages.base import Stage, closure
@@ -80,6 +81,7 @@ class StageBroker:
         self._host: Any = None
         self._wanted: frozenset[str] = frozenset()
         self._served: tuple[str, ...] = ()
+        self._taken: list[tuple[int, dict[str, float]]] = []
         self._closing = False
         self._bug: BaseException | None = None
         self._schedule_due = False
@@ -218,7 +220,7 @@ class StageBroker:
         try:
             self._schedule_light()
             self._schedule_serve()
-            blocked = self._gangs.schedule(self._nodes, self._taken_by_models())
+            blocked = self._gangs.schedule(self._nodes, self._taken)
         except Exception as error:
             self._give_up(error)
             return
@@ -298,12 +300,6 @@ class StageBroker:
         node = self._board.nodes.get(stage.key)
         return node is not None and node.state in ("cached", "done")
 
-    def _taken_by_models(self) -> list[tuple[int, dict[str, float]]]:
-        placement = self._execution.placement
-        needs = {"CPU": placement.num_cpus, "GPU": placement.num_gpus * placement.tensor_parallel}
-        needs = {name: need for name, need in needs.items() if need}
-        return [(placement.num_replicas, needs)] * len(self._served) if needs else []
-
     def _settle(self, outcome: Outcome) -> None:
         if outcome.record is not None:
             self._board.finish(outcome.key, outcome.record)
@@ -329,7 +325,7 @@ class StageBroker:
             self._nodes = await asyncio.to_thread(node_resources)
             if self._host is not None:
                 with contextlib.suppress(RayActorError):
-                    self._served = await self._host.names.remote()
+                    self._served, self._taken = await self._host.state.remote()
             silent = time.monotonic() - self._execution.lease_s
             for number, caller in list(self._callers.items()):
                 if self._seen[caller] < silent:

@@ -122,19 +122,34 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = verb(
         "serve",
-        "bring a sweep's debaters up as OpenAI-compatible endpoints",
-        "Serve the models that argue or teach in a sweep file with vLLM behind Ray Serve, print\n"
-        "how to call them, and stay up until Ctrl-C. Models that the sweep pretrains must be in\n"
-        "the store (`w2s run` puts them there).",
+        "bring a sweep's models up as OpenAI-compatible endpoints",
+        "Serve models of a sweep file with vLLM behind Ray Serve as a sweep does, print how to\n"
+        "call them, and stay up until Ctrl-C. A model that writes has the OpenAI routes\n"
+        "(/v1/completions, /v1/chat/completions); a finetuned teacher has /classify: texts in,\n"
+        "class probabilities out. Teachers finetuned with low-rank adapters share the replicas of\n"
+        "their base. [runtime.serve] says how many replicas there are, on which part of a GPU,\n"
+        "and whether engines count for Prometheus (metrics = true: /metrics); \n"
+        "[runtime.serve_models.NAME] says so for one model. Models that the sweep pretrains must\n"
+        "be in the store (`w2s run` puts them there).",
         "  w2s serve examples/almanac.toml\n"
-        "  w2s serve examples/almanac.toml --models l --port 8010\n",
+        "  w2s serve examples/almanac.toml --models s l --port 8010\n"
+        "  w2s serve examples/almanac.toml --teachers --set runtime.serve.metrics=true\n"
+        "  w2s serve FILE --set runtime.serve.num_gpus=0.5 --set runtime.serve.max_replicas=4\n"
+        "  w2s serve FILE --set runtime.serve_models.l.tensor_parallel=2\n",
     )
     _file(serve)
     serve.add_argument(
         "--models",
         nargs="+",
-        metavar="RUNG",
-        help="rungs to serve (default: all that debate or teach)",
+        metavar="NAME",
+        help="rungs and speakers to serve (default, without --teachers: all that argue, judge or "
+        "teach)",
+    )
+    serve.add_argument(
+        "--teachers",
+        action="store_true",
+        help="serve the finetuned supervisors of the first block at the first seed; those whose "
+        "weights were not kept are finetuned first",
     )
     serve.add_argument("--address", help="Ray cluster to join")
     serve.add_argument(

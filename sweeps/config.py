@@ -377,6 +377,10 @@ class TrainResources(Spec):
     """Gangs at the same time; None: what the cluster holds."""
 
 
+AUTOSCALING = frozenset({"min_replicas", "max_replicas", "target_ongoing_requests"})
+"""Fields of a placement that exclude `num_replicas`."""
+
+
 class Runtime(Spec):
     """Where and how a sweep runs; nothing here changes a number."""
 
@@ -398,9 +402,34 @@ class Runtime(Spec):
     """Training gangs."""
     serve: Placement = Placement()
     """Served models."""
+    serve_models: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """Fields of `serve` that differ for a rung or speaker, by its name."""
     completions_cache: str | None = None
     """Folder for what speakers behind a URL have answered and spent; None: `.completions` in the
     store, or in a cache folder of the machine where the store is a URL."""
+
+    @model_validator(mode="after")
+    def _placements_are_whole(self) -> Self:
+        for name in self.serve_models:
+            self.placement_of(name)
+        return self
+
+    def placement_of(self, name: str) -> Placement:
+        """Where and how the served model of a rung or speaker runs."""
+        change = self.serve_models.get(name, {})
+        if not change:
+            return self.serve
+        table = {field: getattr(self.serve, field) for field in self.serve.model_fields_set}
+        # A fixed number of replicas and autoscaling exclude each other: what is said last holds.
+        for field in AUTOSCALING if "num_replicas" in change else ():
+            table.pop(field, None)
+        if AUTOSCALING & change.keys():
+            table.pop("num_replicas", None)
+        try:
+            return Placement.model_validate({**table, **change})
+        except ValidationError as error:
+            where = f"serve_models.{name}."
+            raise ValueError("; ".join(describe(error, Placement, where))) from error
 
 
 def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tuple[Sweep, Runtime]:
@@ -426,7 +455,7 @@ def load(path: str | Path, overrides: "tuple[str, ...] | list[str]" = ()) -> tup
     for override in overrides:
         _apply(table, override)
     where = _validated(Runtime, table.pop("runtime", {}), path, prefix="runtime.")
-    return _located(_validated(Sweep, table, path), where), where
+    return _fitted(_validated(Sweep, table, path), where, path), where
 
 
 def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[Sweep, Runtime]:
@@ -443,12 +472,25 @@ def _from_python(path: Path, overrides: "tuple[str, ...] | list[str]") -> tuple[
     runtime = getattr(module, "runtime", Runtime)()
     if overrides:
         table = sweep.model_dump(mode="json", exclude_none=True)
-        table["runtime"] = runtime.model_dump(mode="json", exclude_none=True)
+        # What is not set here is decided on the cluster.
+        table["runtime"] = runtime.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         for override in overrides:
             _apply(table, override)
         runtime = _validated(Runtime, table.pop("runtime"), path, prefix="runtime.")
         sweep = _validated(Sweep, table, path)
-    return _located(sweep, runtime), runtime
+    return _fitted(sweep, runtime, path), runtime
+
+
+def _fitted(sweep: Sweep, runtime: Runtime, path: Path) -> Sweep:
+    """The sweep with its data located; what the runtime names must be in it."""
+    names = [entry.name for entry in (*sweep.ladder, *sweep.speakers)]
+    for name in runtime.serve_models:
+        if name not in names:
+            raise UserError(
+                f"{path}: runtime.serve_models.{name}: no such rung or speaker; there are "
+                f"{', '.join(names)}"
+            )
+    return _located(sweep, runtime)
 
 
 def _located(sweep: Sweep, runtime: Runtime) -> Sweep:

@@ -25,8 +25,9 @@ from sweeps.collect import collect, stage_counts, summarise
 from sweeps.config import Runtime, Sweep
 from sweeps.events import StageEvent
 from sweeps.live import LiveView
+from sweeps.placements import execution
 from sweeps.plan import Plan, Planner, Point
-from sweeps.resources import Execution, GangShape, slots
+from sweeps.resources import slots
 from sweeps.results import SweepResults, SweepSummary
 from sweeps.runs import stage_entry, sweep_entry, trial_entry
 from sweeps.scores import trial_scores
@@ -300,8 +301,9 @@ def _execute(
     session: Session, tracker: Tracker, plain: bool, remote: Mapping[str, Backend]
 ) -> None:
     """Broker, live view and trials on the cluster, from start to end."""
-    execution = _execution(session, remote)
-    handle = start_broker(execution)
+    nodes = cluster.node_resources()
+    how = execution(session.runtime, session.planner, session.store.root, nodes, remote)
+    handle = start_broker(how)
     broker = BrokerClient(handle)
     try:
         with _pump(session, broker, tracker, plain):
@@ -311,7 +313,7 @@ def _execute(
                 lambda point: _configure(session, broker, point),
             )
             prefetched = _prefetch(session, searcher, broker)
-            gangs = slots(execution.shape, cluster.node_resources())
+            gangs = slots(how.shape, nodes)
             concurrent = session.runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
             run_trials(session.sweep, searcher, session.book, handle, concurrent)
             if prefetched is not None:
@@ -321,31 +323,6 @@ def _execute(
         raise
     finally:
         stop_broker(handle)
-
-
-def _execution(session: Session, remote: Mapping[str, Backend]) -> Execution:
-    """Where stages run, with GPUs taken where the cluster has them and the file does not say."""
-    train = session.runtime.train
-    nodes = cluster.node_resources()
-    has_gpus = any(node.get("GPU", 0) >= 1 for node in nodes)
-    gpus = train.gpus_per_worker if train.gpus_per_worker is not None else float(has_gpus)
-    shape = GangShape(
-        num_workers=train.num_workers,
-        cpus_per_worker=train.cpus_per_worker,
-        gpus_per_worker=gpus,
-        threads_per_worker=train.threads_per_worker,
-    )
-    placement = session.runtime.serve
-    if has_gpus and "num_gpus" not in placement.model_fields_set:
-        placement = placement.model_copy(update={"num_gpus": 1.0})
-    return Execution(
-        store=session.store.root,
-        shape=shape,
-        max_gangs=train.max_gangs,
-        micro_batch_size=train.micro_batch_size,
-        placement=placement,
-        remote=remote,
-    )
 
 
 def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str, Any]:

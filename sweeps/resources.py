@@ -134,6 +134,8 @@ class Execution:
     """What serves models behind a URL, by the key of the model."""
     placement: Placement = field(default_factory=Placement)
     """Where and how served models run."""
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    """Where and how some of them run otherwise, by the key of the base model."""
     requests: RequestPolicy = field(default_factory=RequestPolicy)
     """Bounds of the traffic to a served model."""
     max_light_workers: int = 2
@@ -148,6 +150,10 @@ class Execution:
     """Seconds without any stage to come after which a served model is removed."""
     lease_s: float = 20.0
     """Seconds without a sign of life after which a caller's requests are dropped."""
+
+    def placement_of(self, base: str) -> Placement:
+        """Where and how a model of this base runs."""
+        return self.placements.get(base, self.placement)
 
     def shape_of(self, stage: Stage) -> GangShape:
         """The gang that a stage of the `train` lane needs."""

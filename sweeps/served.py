@@ -8,71 +8,46 @@ coroutines beside each other.
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from serving.backends.base import Backend
 from serving.client import CompletionClient
-from serving.models import Endpoint, ServedModel
+from serving.models import Endpoint
 from sweeps.resources import Execution
+from sweeps.servable import Servable, servable, served_key
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, failed, forward_progress, run_serve_stage
-from w2s.models.remote import RemoteModel
-from w2s.models.source import PretrainedModel
-from w2s.spec import digest
 from w2s.stages.base import Stage
-from w2s.stages.models import MODEL_FOLDER
 
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 1.0
 
 
-def served_key(model: Stage | BaseModel) -> str:
-    """Key under which a stage finds the client of a model."""
-    return model.key if isinstance(model, Stage) else digest(model)
-
-
-def served_model(model: Stage | BaseModel, store: ArtifactStore) -> ServedModel:
-    """What the serving layer is told about a model of the store, or one from outside.
-
-    Raises:
-        StoreError: the rung's artifact is missing or damaged.
-    """
-    key = served_key(model)
-    if isinstance(model, RemoteModel):
-        return _named(model.name, key, path=model.model)
-    if isinstance(model, Stage):
-        return _named(model.name, key, path=str(store.local(model) / MODEL_FOLDER))
-    assert isinstance(model, PretrainedModel), f"cannot serve {model!r}"
-    return _named(model.name, key, path=model.path, revision=model.revision)
-
-
-def _named(name: str, key: str, path: str, revision: str | None = None) -> ServedModel:
-    words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
-    return ServedModel(name=f"{words}-{key[:8]}", path=path, digest=key, revision=revision)
-
-
 @dataclass(slots=True)
 class _Entry:
-    """A model that is up or starting."""
+    """A model that is up or starting, with all adapters on its replicas."""
 
-    model: ServedModel
+    served: Servable
     endpoint: "asyncio.Task[Endpoint]"
-    client: CompletionClient | None = None
+    clients: dict[str, CompletionClient] = field(default_factory=dict)
+    """By the name that requests go to: that of the model or of an adapter."""
     users: int = 0
     """Stages that use it now."""
     idle_since: float = 0.0
 
 
 class ServedModels:
-    """The models that are up; one event loop, one process that deploys."""
+    """The models that are up; one event loop, one process that deploys.
+
+    Models start beside each other; models that share replicas start once.
+    """
 
     def __init__(self, backend: Backend, execution: Execution) -> None:
         """Args: backend: brings models up. execution: placement, bounds of traffic, patience."""
@@ -80,49 +55,67 @@ class ServedModels:
         self._execution = execution
         self._entries: dict[str, _Entry] = {}
         self._wanted: frozenset[str] = frozenset()
-        # Backends are asked for one thing at a time; a model that starts does not block the loop.
-        self._turn = asyncio.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Models that are up or starting; those behind a URL take no room and are not told."""
-        return tuple(
-            entry.model.name
-            for key, entry in self._entries.items()
-            if key not in self._execution.remote
-        )
+        return tuple(entry.served.model.name for entry in self._local())
 
-    def want(self, models: Mapping[str, ServedModel]) -> None:
+    @property
+    def taken(self) -> list[tuple[int, dict[str, float]]]:
+        """For each model that is up or starting, its replicas at most and what each reserves."""
+        placements = [self._execution.placement_of(entry.served.base) for entry in self._local()]
+        return [(p.most_replicas, p.per_replica) for p in placements if p.per_replica]
+
+    def want(self, models: Mapping[str, Servable]) -> None:
         """Start these models if they are not up; others may go when unused."""
-        self._wanted = frozenset(models)
-        for key, model in models.items():
-            self._entry(key, model)
+        self._wanted = frozenset(served.model.name for served in models.values())
+        for served in _together(models.values()):
+            self._entry(served)
 
     @asynccontextmanager
     async def lease(
-        self, models: Mapping[str, ServedModel]
+        self, models: Mapping[str, Servable]
     ) -> AsyncIterator[dict[str, CompletionClient]]:
         """Clients of models, which stay up inside the block.
 
         Raises:
             ServingError: a model does not start; the next lease tries again.
         """
-        entries = {key: self._entry(key, model) for key, model in models.items()}
+        async with self.endpoints(models) as endpoints:
+            clients = {}
+            for key, endpoint in endpoints.items():
+                entry = self._entries[models[key].model.name]
+                if endpoint.model not in entry.clients:
+                    backend = self._backend_of(entry.served)
+                    client = backend.client(endpoint, self._execution.requests)
+                    entry.clients[endpoint.model] = client
+                clients[key] = entry.clients[endpoint.model]
+            yield clients
+
+    @asynccontextmanager
+    async def endpoints(self, models: Mapping[str, Servable]) -> AsyncIterator[dict[str, Endpoint]]:
+        """Where models can be reached, by key; they stay up inside the block.
+
+        Raises:
+            ServingError: a model does not start; the next attempt tries again.
+        """
+        entries = {served.model.name: self._entry(served) for served in _together(models.values())}
         for entry in entries.values():
             entry.users += 1
         try:
-            clients = {}
-            for key, entry in entries.items():
+            for name, entry in entries.items():
                 try:
-                    endpoint = await asyncio.shield(entry.endpoint)
+                    await asyncio.shield(entry.endpoint)
                 except Exception:
-                    if self._entries.get(key) is entry:
-                        del self._entries[key]
+                    if self._entries.get(name) is entry:
+                        del self._entries[name]
                     raise
-                if entry.client is None:
-                    entry.client = self._backend_of(key).client(endpoint, self._execution.requests)
-                clients[key] = entry.client
-            yield clients
+            found = {}
+            for key, served in models.items():
+                endpoint = entries[served.model.name].endpoint.result()
+                found[key] = endpoint.through(served.adapter) if served.adapter else endpoint
+            yield found
         finally:
             for entry in entries.values():
                 entry.users -= 1
@@ -131,49 +124,67 @@ class ServedModels:
     async def remove_idle(self, idle_s: float) -> None:
         """Take down what nobody uses or wants and nobody used for a while."""
         now = time.monotonic()
-        for key, entry in list(self._entries.items()):
-            unused = not entry.users and key not in self._wanted and entry.endpoint.done()
-            # The limits a minute of a model behind a URL live in its client.
-            if unused and key not in self._execution.remote and now - entry.idle_since >= idle_s:
-                await self._remove(key, entry)
+        # The limits a minute of a model behind a URL live in its client.
+        for entry in self._local():
+            unused = not entry.users and entry.served.model.name not in self._wanted
+            if unused and entry.endpoint.done() and now - entry.idle_since >= idle_s:
+                await self._remove(entry)
 
     async def close(self) -> None:
         """Take everything down; what is still starting goes when it is up."""
-        for key, entry in list(self._entries.items()):
-            await self._remove(key, entry)
+        for entry in list(self._entries.values()):
+            await self._remove(entry)
 
-    async def _remove(self, key: str, entry: _Entry) -> None:
-        del self._entries[key]
+    async def _remove(self, entry: _Entry) -> None:
+        name = entry.served.model.name
+        del self._entries[name]
         try:
             endpoint = await entry.endpoint
-            if entry.client is not None:
-                await entry.client.aclose()
-            async with self._turn:
-                await asyncio.to_thread(self._backend_of(key).remove, endpoint)
-            log.info("model=%s removed", entry.model.name)
+            for client in entry.clients.values():
+                await client.aclose()
+            await asyncio.to_thread(self._backend_of(entry.served).remove, endpoint)
+            log.info("model=%s removed", name)
         except (
             Exception
         ) as error:  # a model that did not start needs no removal; its stages said why
-            log.warning("model=%s: %s", entry.model.name, error)
+            log.warning("model=%s: %s", name, error)
 
-    def _entry(self, key: str, model: ServedModel) -> _Entry:
-        if key not in self._entries:
-            task = asyncio.ensure_future(self._deploy(key, model))
+    def _local(self) -> list[_Entry]:
+        """The entries that take room on the cluster."""
+        remote = self._execution.remote
+        return [entry for entry in self._entries.values() if entry.served.base not in remote]
+
+    def _entry(self, served: Servable) -> _Entry:
+        name = served.model.name
+        if name not in self._entries:
+            task = asyncio.ensure_future(self._deploy(served))
             task.add_done_callback(_consume)
-            self._entries[key] = _Entry(model, task, idle_since=time.monotonic())
-        return self._entries[key]
+            self._entries[name] = _Entry(served, task, idle_since=time.monotonic())
+        return self._entries[name]
 
-    def _backend_of(self, key: str) -> Backend:
-        return self._execution.remote.get(key, self._backend)
+    def _backend_of(self, served: Servable) -> Backend:
+        return self._execution.remote.get(served.base, self._backend)
 
-    async def _deploy(self, key: str, model: ServedModel) -> Endpoint:
+    async def _deploy(self, served: Servable) -> Endpoint:
         started = time.monotonic()
-        async with self._turn:
-            endpoint = await asyncio.to_thread(
-                self._backend_of(key).deploy, model, self._execution.placement
-            )
-        log.info("model=%s up after %.1f s", model.name, time.monotonic() - started)
+        placement = self._execution.placement_of(served.base)
+        backend = self._backend_of(served)
+        endpoint = await asyncio.to_thread(backend.deploy, served.model, placement)
+        log.info("model=%s up after %.1f s", served.model.name, time.monotonic() - started)
         return endpoint
+
+
+def _together(models: Iterable[Servable]) -> list[Servable]:
+    """One of all that share replicas, with the adapters of all of them."""
+    groups: dict[str, Servable] = {}
+    for served in models:
+        name = served.model.name
+        before = groups[name].model.adapters if name in groups else ()
+        names = {adapter.name for adapter in before}
+        new = tuple(a for a in served.model.adapters if a.name not in names)
+        model = served.model.model_copy(update={"adapters": before + new})
+        groups[name] = replace(served, model=model)
+    return list(groups.values())
 
 
 def _consume(task: "asyncio.Task[Endpoint]") -> None:
@@ -222,16 +233,14 @@ class ServeHost:
         wanted = {}
         for model in models:
             try:
-                wanted[served_key(model)] = await asyncio.to_thread(
-                    served_model, model, self._store
-                )
+                wanted[served_key(model)] = await self._servable(model)
             except Exception as error:  # the stage that needs it will fail with this error
                 log.warning("cannot serve %s: %s", model, error)
         self.models.want(wanted)
 
-    async def names(self) -> tuple[str, ...]:
-        """Models that are up or starting."""
-        return self.models.names
+    async def state(self) -> tuple[tuple[str, ...], list[tuple[int, dict[str, float]]]]:
+        """Models that are up or starting, and what they reserve; see `ServedModels`."""
+        return self.models.names, self.models.taken
 
     async def make_room(self) -> None:
         """Remove unused models at once: training waits for what they hold."""
@@ -248,8 +257,7 @@ class ServeHost:
     async def _run(self, stage: Stage) -> Outcome:
         try:
             models = {
-                served_key(model): await asyncio.to_thread(served_model, model, self._store)
-                for model in stage.served_models
+                served_key(model): await self._servable(model) for model in stage.served_models
             }
             async with self.models.lease(models) as clients:
                 conditions = Conditions(clients=clients)
@@ -257,6 +265,10 @@ class ServeHost:
                 return await run_serve_stage(stage, self._store, conditions, report)
         except Exception as error:
             return failed(stage, error)
+
+    async def _servable(self, model: Stage | BaseModel) -> Servable:
+        """Look a model up in the store, which may have to be fetched first."""
+        return await asyncio.to_thread(servable, model, self._store, self._execution.placement_of)
 
     async def _keep(self) -> None:
         while True:

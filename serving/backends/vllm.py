@@ -378,8 +378,6 @@ def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         kwargs["max_model_len"] = model.max_model_len
     if model.revision is not None:
         kwargs["revision"] = model.revision
-    if model.tokenizer:
-        kwargs["tokenizer"] = model.tokenizer
     if model.task == "classify":
         kwargs |= {
             "runner": "pooling",

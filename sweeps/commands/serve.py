@@ -1,62 +1,115 @@
-"""`w2s serve`: a sweep's models as OpenAI-compatible endpoints on loopback."""
+"""`w2s serve`: a sweep's models and finetuned teachers as endpoints on loopback.
+
+Models come up as they do inside a sweep, through `ServedModels`: same placement, same replicas.
+"""
 
 import argparse
+import asyncio
 import signal
-import threading
+from collections.abc import Mapping
+from itertools import chain
 
 from serving.howto import describe
-from serving.models import ServedModel
+from serving.models import Placement, ServedModel
 from sweeps.config import Runtime, load
+from sweeps.placements import execution
 from sweeps.plan import Planner, Point
-from sweeps.served import served_model
+from sweeps.resources import Execution
+from sweeps.servable import Servable, servable, served_key
+from sweeps.served import ServedModels
 from sweeps.store import ArtifactStore
 from w2s.errors import UserError
-from w2s.spec import digest
+from w2s.models.remote import RemoteModel
 from w2s.stages.base import Stage, closure
+from w2s.stages.data import GroundTruth
+from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model, model_key
 from w2s.stages.pretrain import Pretrain
+from w2s.stages.probe import Probe
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Bring models up, say how to call them, wait for Ctrl-C."""
-    from serving.backends.vllm import Vllm
     from sweeps import cluster
 
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
-    rungs = arguments.models or served_rungs(planner)
-    for rung in rungs:
-        if rung not in planner.models[0]:
-            raise UserError(
-                f"--models {rung!r}: no such rung; rungs: {', '.join(planner.models[0])}"
-            )
-    models = [stored_model(planner.models[0][rung], runtime, arguments.file) for rung in rungs]
+    store = ArtifactStore(runtime.store)
+    known = served_candidates(planner)
+    names = arguments.models or ([] if arguments.teachers else served_names(planner))
+    for name in names:
+        if name not in known:
+            raise UserError(f"--models {name!r}: no such rung; rungs: {', '.join(known)}")
+        _check_stored(known[name], store, arguments.file)
+    found = teachers(planner) if arguments.teachers else []
+    for teacher in found:
+        _check_stored(teacher.model, store, arguments.file)
     with cluster.connected(arguments.address or runtime.address):
-        backend = Vllm(http_port=arguments.port)
-        print(f"bringing up {', '.join(rungs)} ...", flush=True)
-        with backend.serve(models, runtime.serve) as endpoints:
-            print(describe(list(endpoints.values())), flush=True)
-            print("up; Ctrl-C ends it", flush=True)
-            _wait_for_signal()
+        how = execution(runtime, planner, store.root, cluster.node_resources())
+        _finetune_missing(found, store, how)
+        models = {
+            served_key(model): servable(model, store, how.placement_of)
+            for model in chain((known[name] for name in names), found)
+        }
+        print(f"bringing up {', '.join(each.name for each in models.values())} ...", flush=True)
+        asyncio.run(_serve(models, how, arguments.port))
     return 0
 
 
-def served_rungs(planner: Planner) -> list[str]:
-    """Rungs of the first task that argue in a debate or teach a student, in the ladder's order.
+def served_candidates(planner: Planner) -> dict[str, Model]:
+    """Rungs of the first task by name, and speakers that are not behind a URL."""
+    here = {
+        name: model
+        for name, model in planner.speakers.items()
+        if not isinstance(model, RemoteModel)
+    }
+    return {**planner.models[0], **here}
+
+
+def served_names(planner: Planner) -> list[str]:
+    """Models of the first task that argue, judge or teach a student, in the ladder's order.
 
     A teacher is served as the base model it is finetuned from: completions, not its labels.
     """
-    names = {model_key(model): rung for rung, model in planner.models[0].items()}
+    names = {model_key(model): name for name, model in served_candidates(planner).items()}
     found: set[str] = set()
     for cell in planner.cells():
         found.add(cell.weak)
         roles = planner.experiment(Point(cell)).roles(planner.sweep.seeds[0])
         for stage in closure(roles).values():
             for model in stage.served_models:
-                key = model.key if isinstance(model, Stage) else digest(model)
-                if key in names:
+                if (key := served_key(model)) in names:
                     found.add(names[key])
-    return [rung for rung in planner.models[0] if rung in found]
+    return [name for name in served_candidates(planner) if name in found]
+
+
+def teachers(planner: Planner) -> list[Finetune]:
+    """The finetuned supervisors of the first block at the first seed, with their weights kept.
+
+    Raises:
+        UserError: the block's supervisors are probes, or there is none.
+    """
+    block = planner.sweep.blocks[0].name
+    cells = [cell for cell in planner.cells() if cell.block == block]
+    stages = [
+        stage
+        for cell in cells
+        for stage in closure(planner.experiment(Point(cell)).roles(planner.sweep.seeds[0])).values()
+        if isinstance(stage, Finetune | Probe) and isinstance(stage.labels, GroundTruth)
+    ]
+    supervisors = [stage for stage in stages if stage.train_split == "weak_train"]
+    finetuned = {
+        stage.key: stage.model_copy(update={"save_weights": True})
+        for stage in supervisors
+        if isinstance(stage, Finetune)
+    }
+    if not finetuned:
+        what = "are probes on features" if supervisors else "do not exist"
+        raise UserError(
+            f"--teachers: the supervisors of block {block!r} {what}; only finetuned ones are "
+            'served: set supervisor.mode = "full" or "lora"'
+        )
+    return list(finetuned.values())
 
 
 def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
@@ -66,17 +119,53 @@ def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
         UserError: the rung is pretrained by the sweep and not in the store yet.
     """
     store = ArtifactStore(runtime.store)
+    _check_stored(model, store, file)
+    return servable(model, store, lambda base: Placement()).model
+
+
+def _check_stored(model: Model, store: ArtifactStore, file: str) -> None:
     if isinstance(model, Pretrain) and not store.has(model):
         raise UserError(
             f"{model.name} ({model.key}) is not in the store {store.root} yet; "
             f"`w2s run {file}` pretrains it"
         )
-    return served_model(model, store)
 
 
-def _wait_for_signal() -> None:
-    stop = threading.Event()
+def _finetune_missing(found: list[Finetune], store: ArtifactStore, how: Execution) -> None:
+    """Finetune the teachers whose weights are not in the store, as a sweep would."""
+    from sweeps.broker import start_broker, stop_broker
+    from sweeps.client import BrokerClient
+
+    missing: list[Stage] = [teacher for teacher in found if not store.has(teacher)]
+    if not missing:
+        return
+    print(
+        f"finetuning {len(missing)} of {len(found)} teachers: a sweep keeps their labels, and "
+        "weights only where something asks for them; kept from now on",
+        flush=True,
+    )
+    broker = start_broker(how)
+    try:
+        BrokerClient(broker).request(missing)
+    finally:
+        stop_broker(broker)
+
+
+async def _serve(models: Mapping[str, Servable], how: Execution, port: int) -> None:
+    """Keep models up until a signal comes; one that comes early waits for what is starting."""
+    from serving.backends.vllm import Vllm
+
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(0.5):
-        pass
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    served = ServedModels(Vllm(http_port=port), how)
+    try:
+        async with served.endpoints(models) as endpoints:
+            counted = {
+                models[key].name for key in models if how.placement_of(models[key].base).metrics
+            }
+            print(describe(list(endpoints.values()), counted), flush=True)
+            print("up; Ctrl-C ends it", flush=True)
+            await stop.wait()
+    finally:
+        await served.close()

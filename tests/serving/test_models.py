@@ -75,11 +75,20 @@ def test_errors_keep_what_they_carry_across_processes():
 
 def test_description_of_endpoints_shows_each_url_and_runs_as_python():
     text = describe(
-        [Endpoint("big", "d", "http://h:1/big/v1", "a"), Endpoint("s", "d", "http://h:1/s/v1", "a")]
+        [
+            Endpoint("big", "d", "http://h:1/big/v1", "a"),
+            Endpoint("t", "d", "http://h:1/base/v1", "b", task="classify"),
+        ],
+        counted=["big"],
     )
     assert "big  http://h:1/big/v1" in text
-    assert "s    http://h:1/s/v1" in text
-    compile(text[text.index("from openai") :], "example", "exec")
+    assert "t    http://h:1/base/classify" in text
+    assert "curl http://h:1/base/classify" in text
+    assert '{"model": "t", "input": ["...", "..."]}' in text
+    assert text.endswith("Prometheus metrics: http://h:1/big/metrics")
+    lines = text.splitlines()
+    start = lines.index("from openai import OpenAI")
+    compile("\n".join(lines[start : start + 4]), "example", "exec")
 
 
 @pytest.mark.parametrize(

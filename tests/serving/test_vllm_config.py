@@ -12,7 +12,6 @@ TEACHER = MODEL.model_copy(
     update={
         "task": "classify",
         "adapters": (Adapter(name="t0", path="/store/t0"),),
-        "tokenizer": "/store/base",
     }
 )
 
@@ -53,7 +52,6 @@ def test_classifier_pools_raw_float32_states_and_holds_adapters():
         "convert": "embed",
         "pooler_config": {"pooling_type": "LAST", "use_activation": False},
         "dtype": "float32",
-        "tokenizer": "/store/base",
         "revision": "abc",
         "enable_lora": True,
         "max_loras": 8,

@@ -244,3 +244,35 @@ def test_debate_prompts_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load(write(tmp_path, GOOD.replace("[runtime]", table + "[runtime]")))
+
+
+def test_a_model_is_placed_as_its_own_table_says_and_else_like_all(tmp_path: Path) -> None:
+    text = GOOD + (
+        "[runtime.serve]\nnum_gpus = 0.5\nnum_replicas = 2\n"
+        "[runtime.serve_models.b]\nnum_gpus = 1\ntensor_parallel = 2\nmax_replicas = 4\n"
+    )
+    _, runtime = load(write(tmp_path, text))
+    assert runtime.placement_of("a").per_replica == {"GPU": 0.5}
+    large = runtime.placement_of("b")
+    assert (large.per_replica, large.most_replicas) == ({"GPU": 2}, 4)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[runtime.serve_models.c]\nnum_gpus = 1", r"serve_models.c: no such rung .* are a, b"),
+        (
+            "[runtime.serve_models.b]\nnum_gpu = 1",
+            r"serve_models.b.num_gpu: unknown key; allowed here: .*num_gpus",
+        ),
+        (
+            "[runtime.serve]\nnum_gpus = 0.5\n[runtime.serve_models.b]\ntensor_parallel = 2",
+            r"num_gpus = 0.5 shares a GPU",
+        ),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused_with_its_name(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path, GOOD + table))

@@ -9,8 +9,9 @@ from serving.backends.base import Backend
 from serving.backends.scripted import ScriptedTransport
 from serving.client import BatchingClient, CompletionClient, RequestPolicy
 from serving.errors import DeploymentFailed
-from serving.models import Endpoint, Placement, ServedModel
+from serving.models import Adapter, Endpoint, Placement, ServedModel
 from sweeps.resources import Execution, GangShape
+from sweeps.servable import Servable
 from sweeps.served import ServedModels
 
 EXECUTION = Execution(store="unused", shape=GangShape())
@@ -48,8 +49,18 @@ def _clear() -> None:
     CALLS.clear()
 
 
-def models(*names: str) -> dict[str, ServedModel]:
-    return {f"key-{name}": ServedModel(name=name, path=name) for name in names}
+def models(*names: str) -> dict[str, Servable]:
+    return {f"key-{n}": Servable(ServedModel(name=n, path=n), f"key-{n}") for n in names}
+
+
+def teachers(*names: str) -> dict[str, Servable]:
+    """Classifiers through adapters of one base."""
+    found = {}
+    for name in names:
+        adapter = Adapter(name=name, path=name)
+        shared = ServedModel(name="shared", path="base", task="classify", adapters=(adapter,))
+        found[f"key-{name}"] = Servable(shared, "key-base", adapter)
+    return found
 
 
 def test_stages_that_name_one_model_share_it_and_it_goes_when_unused() -> None:
@@ -94,7 +105,7 @@ def test_model_that_does_not_start_fails_its_stage_and_is_tried_again_by_the_nex
         await served.close()
 
     asyncio.run(script())
-    assert CALLS == ["deploy good", "deploy broken", "deploy broken", "remove good"]
+    assert sorted(CALLS) == ["deploy broken", "deploy broken", "deploy good", "remove good"]
 
 
 def test_close_takes_down_a_model_that_is_still_starting() -> None:
@@ -132,4 +143,69 @@ def test_a_model_behind_a_url_is_served_by_its_own_backend_takes_no_room_and_sta
         await served.close()
 
     asyncio.run(script())
-    assert CALLS == ["deploy near", "elsewhere", "deploy far", "remove near", "remove far"]
+    assert sorted(CALLS[:3]) == ["deploy far", "deploy near", "elsewhere"]
+    assert CALLS[3:] == ["remove near", "remove far"]
+
+
+def test_a_model_stays_up_between_stages_while_a_later_one_wants_it() -> None:
+    async def script() -> None:
+        served = ServedModels(Recorder(), EXECUTION)
+        served.want(models("m"))
+        for _ in range(3):
+            async with served.lease(models("m")):
+                pass
+            await served.remove_idle(0.0)
+        served.want({})
+        await served.remove_idle(0.0)
+
+    asyncio.run(script())
+    assert CALLS == ["deploy m", "remove m"]
+
+
+def test_teachers_of_one_base_share_replicas_and_have_endpoints_of_their_own() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    class Watcher(Recorder, frozen=True):
+        def deploy_all(
+            self, models: Sequence[ServedModel], placement: Placement
+        ) -> dict[str, Endpoint]:
+            seen.extend(tuple(a.name for a in model.adapters) for model in models)
+            return super().deploy_all(models, placement)
+
+    async def script() -> None:
+        served = ServedModels(Watcher(), EXECUTION)
+        served.want(teachers("t0", "t1"))
+        async with served.endpoints(teachers("t0", "t1", "late")) as endpoints:
+            reached = {key: (e.model, e.adapter and e.adapter.name) for key, e in endpoints.items()}
+            assert reached == {f"key-{n}": (n, n) for n in ("t0", "t1", "late")}
+            async with served.lease(teachers("t0", "t1")) as clients:
+                assert clients["key-t0"] is not clients["key-t1"]
+        assert served.names == ("shared",)
+        await served.close()
+
+    asyncio.run(script())
+    assert seen == [("t0", "t1")]
+    assert CALLS == ["deploy shared", "remove shared"]
+
+
+def test_models_run_and_reserve_as_their_own_placement_says() -> None:
+    seen: dict[str, Placement] = {}
+
+    class Watcher(Recorder, frozen=True):
+        def deploy_all(
+            self, models: Sequence[ServedModel], placement: Placement
+        ) -> dict[str, Endpoint]:
+            seen.update({model.name: placement for model in models})
+            return super().deploy_all(models, placement)
+
+    big = Placement(num_gpus=1, tensor_parallel=2, max_replicas=3)
+    execution = replace(EXECUTION, placement=Placement(num_gpus=0.5), placements={"key-big": big})
+
+    async def script() -> None:
+        served = ServedModels(Watcher(), execution)
+        async with served.lease(models("big", "small")):
+            assert served.taken == [(3, {"GPU": 2}), (1, {"GPU": 0.5})]
+        await served.close()
+
+    asyncio.run(script())
+    assert seen == {"big": big, "small": Placement(num_gpus=0.5)}

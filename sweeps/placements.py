@@ -1,0 +1,85 @@
+"""Where the stages and the served models of a sweep run, on the cluster there is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from serving.backends.base import Backend
+from serving.models import Placement
+from sweeps.config import Runtime
+from sweeps.plan import Planner
+from sweeps.resources import Execution, GangShape, Resources
+from w2s.stages.models import model_key
+
+
+@dataclass(frozen=True, slots=True)
+class Placements:
+    """One placement for all models, and those of models for which the file says otherwise."""
+
+    default: Placement
+    """Of most models."""
+    by_key: dict[str, Placement]
+    """By the key of the base model."""
+
+
+def execution(
+    runtime: Runtime,
+    planner: Planner,
+    store: str,
+    nodes: Sequence[Resources],
+    remote: Mapping[str, Backend] | None = None,
+) -> Execution:
+    """Where stages run, with GPUs taken where the cluster has them and the file does not say.
+
+    Args:
+        runtime: the file's words.
+        planner: the sweep, for the keys of its models.
+        store: folder or URL of the artifact store.
+        nodes: resources of the cluster's nodes.
+        remote: what serves models behind a URL, by the key of the model.
+    """
+    train = runtime.train
+    gpus = train.gpus_per_worker if train.gpus_per_worker is not None else float(has_gpus(nodes))
+    shape = GangShape(
+        num_workers=train.num_workers,
+        cpus_per_worker=train.cpus_per_worker,
+        gpus_per_worker=gpus,
+        threads_per_worker=train.threads_per_worker,
+    )
+    served = placements(runtime, planner, nodes)
+    return Execution(
+        store=store,
+        shape=shape,
+        max_gangs=train.max_gangs,
+        micro_batch_size=train.micro_batch_size,
+        placement=served.default,
+        placements=served.by_key,
+        remote=remote or {},
+    )
+
+
+def has_gpus(nodes: Sequence[Resources]) -> bool:
+    """Whether a node has a whole GPU."""
+    return any(node.get("GPU", 0) >= 1 for node in nodes)
+
+
+def placements(runtime: Runtime, planner: Planner, nodes: Sequence[Resources]) -> Placements:
+    """What a file says, with a GPU per model where the cluster has some and the file says nothing.
+
+    Args:
+        runtime: the file's words.
+        planner: the sweep, for the keys of its models.
+        nodes: resources of the cluster's nodes.
+    """
+
+    def here(placement: Placement) -> Placement:
+        unsaid = "num_gpus" not in placement.model_fields_set and has_gpus(nodes)
+        return placement.model_copy(update={"num_gpus": 1.0}) if unsaid else placement
+
+    named = [*(models.items() for models in planner.models), planner.speakers.items()]
+    by_key = {
+        model_key(model): here(runtime.placement_of(name))
+        for items in named
+        for name, model in items
+        if name in runtime.serve_models
+    }
+    return Placements(here(runtime.serve), by_key)
