@@ -11,6 +11,7 @@ from typing import Literal
 
 from serving.debate.prompts import DebatePrompts
 from w2s.almanac.language import CON, NO, PRO, QUESTION, TURN_WORDS, YES, language
+from w2s.almanac.typed import typed_question
 from w2s.almanac.world import PAIRS, World
 from w2s.tasks.base import PromptTemplate, Task
 from w2s.templates import CritiquePrompts, JudgePrompts, KnowledgePrompts
@@ -116,6 +117,10 @@ class Almanac(Task):
             stop=(),
             shown=f"{CON} {{text}}",
         )
+
+    def typed(self, text: str) -> tuple[str, int | None]:
+        """A claim in the form of the rows, and whether it is so; any other words are refused."""
+        return typed_question(self.world, text)
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The question and its transcript on one line, as in pretraining."""

@@ -131,6 +131,16 @@ class Task(Spec):
         """The rest of the prompt: the question, with a proposed answer where there is one."""
         return prompt.removeprefix(self.passage(prompt)).lstrip("\n")
 
+    def typed(self, text: str) -> tuple[str, int | None]:
+        """The prompt of a question that somebody typed, and its label where the task knows it.
+
+        Raises:
+            UserError: the models of the task cannot read it.
+        """
+        if not text.strip():
+            raise UserError("the question is empty; type one with the answer that is proposed")
+        return text.strip(), None
+
     def with_transcript(self, prompt: str, transcript: str) -> str:
         """The input of a model that reads a debate: the prompt, then the transcript."""
         return f"{prompt}\n\n{transcript}"
