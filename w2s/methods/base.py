@@ -16,6 +16,7 @@ from w2s.spec import Spec
 from w2s.stages.base import Stage
 from w2s.stages.setup import Setup
 from w2s.types import Split
+from w2s.weightings.base import Weighting
 
 
 class Method(Spec):
@@ -115,7 +116,7 @@ def _changed(spec: BaseModel, prefix: str = "") -> list[str]:
             shown.append(value.label)
         elif isinstance(value, str):
             shown.append(f"{name}={value}" if name in texts[1:] else value)
-        elif isinstance(value, Combiner):
+        elif isinstance(value, Combiner | Weighting):
             inner = ", ".join(_changed(value))
             shown.append(f"{prefix}{name}={value.kind}" + (f"({inner})" if inner else ""))
         elif isinstance(value, DebateProtocol) and not isinstance(field.default, type(value)):
