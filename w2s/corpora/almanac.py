@@ -39,7 +39,7 @@ class AlmanacCorpus(Corpus):
     rare_share: float = Field(gt=0, le=1)
     """Share of the rare facts about people of the task's splits that are read."""
     rare_start: float = Field(default=0.0, ge=0, lt=1)
-    """Where in the order of rare facts that share begins; a rung that begins elsewhere knows others.
+    """Where in the order of rare facts that share begins; one that begins elsewhere knows others.
     """
     common_share: float = Field(default=0.95, gt=0, le=1)
     """Share of the common facts about them that are read."""
