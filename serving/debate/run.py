@@ -297,7 +297,7 @@ async def _start(
     picks: Mapping[str, Position] | None,
 ) -> list[_Debate]:
     """Debates before their first turn, with positions handed out."""
-    found: Sequence[Position] = [""] * len(questions)
+    found: list[Position] = ["" for _ in questions]
     if protocol.open:
         found = await _beliefs(questions, speakers["A"], prompts)
     elif protocol.argues_against:

@@ -98,8 +98,13 @@ class Debate(Stage):
             found[key] = found.get(key, Requests(0, 0, 0)).plus(asked)
 
         read = shape.num_tokens
+        if protocol.open:
+            add(self.debater, 1, read, 1)
+        thinking = self.templates.thinking_tokens if protocol.thinking else 0
         for slot in protocol.slots():
-            longest = self.templates.tokens_of(slot.index)
+            longest = self.templates.tokens_of(slot.index) + thinking
+            if slot.side == "judge":
+                longest = self.templates.question_tokens
             times = 1 if slot.side == "judge" else protocol.best_of
             voices = {"A": self.debater, "B": self.opponent, "judge": self.judge}
             add(voices[slot.side] or self.debater, times, read, times * longest)

@@ -7,7 +7,8 @@ thinking and checked quotes. A kind says who speaks in which round, and what it 
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,7 +16,8 @@ from serving.debate.types import SIDES, Position, Side, Turn, other
 from serving.messages import ServingSpec, seed_of
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Slot:
     """One turn to be made."""
 
     side: Side
@@ -62,8 +64,6 @@ class DebateProtocol(ServingSpec, frozen=True):
 
     @model_validator(mode="after")
     def _positions_have_one_source(self) -> Self:
-        if self.argues_against and self.open:
-            raise ValueError("a protocol that argues against a model's pick cannot be open")
         if self.order != "drawn" and not self.has_orders:
             raise ValueError(
                 f"order {self.order!r} has no meaning where positions are not drawn; leave it out"

@@ -10,13 +10,17 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from serving.debate.protocols.base import DebateProtocol
-from serving.debate.types import Side
+from serving.debate.types import SIDES, Side
 
 
 class MarketMaking(DebateProtocol, frozen=True):
     """One speaker against what a model picked."""
 
     kind: Literal["market_making"] = "market_making"
+    order: Literal["drawn"] = "drawn"
+    """Nothing to fix here: the pick says what is argued for."""
+    open: Literal[False] = False
+    """Nothing to choose here: the pick says what is argued for."""
     num_turns: int = Field(default=1, ge=1, le=6)
     """Speeches; in later ones the speaker reads the earlier ones and the judge's questions."""
 
@@ -25,4 +29,4 @@ class MarketMaking(DebateProtocol, frozen=True):
 
     def rounds(self) -> tuple[tuple[Side, ...], ...]:
         """A alone."""
-        return (("A",),) * self.num_turns
+        return (SIDES[:1],) * self.num_turns

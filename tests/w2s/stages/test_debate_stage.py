@@ -30,7 +30,7 @@ from w2s.stages.transcripts import read_transcripts
 from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import Task, load
 from w2s.training.config import TrainConfig
-from w2s.types import SPLITS, Row, TaskData
+from w2s.types import SPLITS, Row, Split, TaskData
 
 
 class Stories(Task):
@@ -44,7 +44,7 @@ class Stories(Task):
         return self.num_classes_told
 
     def load(self) -> TaskData:
-        rows = {
+        rows: dict[Split, list[Row]] = {
             split: [
                 Row(
                     row_id=f"{split}{number}",
@@ -202,7 +202,7 @@ def test_who_takes_no_part_changes_no_debate(models: dict[str, PretrainedModel])
     assert judged.judge == models["xs"]
     other = here.debate(models["l"], judge=models["m"], protocol=Sequential(best_of=2))
     assert other.key != judged.key
-    assert set(other.served_models) == {models["l"], models["m"]}
+    assert other.served_models == (models["l"], models["m"])
 
 
 def test_templates_of_the_sweep_take_the_place_of_the_task_s(
