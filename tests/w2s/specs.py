@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.protocols.sequential import Sequential
+from serving.debate.protocols.simultaneous import Simultaneous
 from serving.models import ServedModel
 from w2s.almanac.world import World
 from w2s.combiners.base import Combiner
@@ -28,7 +29,10 @@ from w2s.models.architecture import Architecture
 from w2s.models.remote import RemoteModel
 from w2s.models.source import PretrainedModel
 from w2s.spec import Spec, available, parse
+from w2s.stages.balance import BalancedLabels
 from w2s.stages.boosting import Boosted, Residual, Reweighted
+from w2s.stages.critique import Critique
+from w2s.stages.crossfit import CrossFitted, FoldTruth
 from w2s.stages.data import GroundTruth, Prompts
 from w2s.stages.debate import Debate
 from w2s.stages.demos import Demonstrations
@@ -40,6 +44,8 @@ from w2s.stages.features import Features
 from w2s.stages.finetune import Finetune
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.imitation import StatedLabels
+from w2s.stages.judge import Judged
+from w2s.stages.knowledge import Knowledge, KnowledgeDemos, Questions
 from w2s.stages.members import MemberLabels
 from w2s.stages.mixing import MixedLabels
 from w2s.stages.oversight import Oversight
@@ -60,6 +66,7 @@ from w2s.tasks.almanac import Almanac
 from w2s.tasks.base import PromptTemplate, Task
 from w2s.tasks.sciq import SciQ
 from w2s.tasks.table import Table
+from w2s.templates import CritiquePrompts, JudgePrompts, KnowledgePrompts
 from w2s.training.config import GenerativeConfig, LoraConfig, ProbeConfig, TrainConfig
 from w2s.weightings.base import Weighting
 
@@ -128,7 +135,19 @@ def stages() -> list[BaseModel]:
         debater=model, prompts=prompts, templates=DebatePrompts(), protocol=Sequential(), seed=0
     )
     reweighted = Reweighted(labels=truth, predictions=tuned, form="textbook")
+    questions = Questions(task=task)
+    folds = tuple(
+        FoldTruth(truth=truth, prompts=prompts, fold=fold, num_folds=2, seed=0) for fold in (0, 1)
+    )
     return [
+        questions,
+        KnowledgeDemos(model=model, questions=questions, templates=KnowledgePrompts(), seed=0),
+        Knowledge(model=model, questions=questions, templates=KnowledgePrompts(), seed=0),
+        Critique(model=model, prompts=prompts, templates=CritiquePrompts(), seed=0),
+        Judged(model=model, prompts=prompts, transcripts=debate, templates=JudgePrompts()),
+        folds[0],
+        CrossFitted(whole=tuned, folds=folds, members=(tuned, tuned)),
+        BalancedLabels(labels=tuned, seed=0),
         prompts,
         truth,
         model,
@@ -207,6 +226,9 @@ def plain() -> list[BaseModel]:
         ProbeConfig(num_checkpoints=4),
         GenerativeConfig(),
         DebatePrompts(),
+        JudgePrompts(),
+        KnowledgePrompts(),
+        CritiquePrompts(),
         PromptTemplate(),
         Demonstrations(
             labels=GroundTruth(task=task, split="strong_train"), number=5, selection="nearest"
@@ -239,6 +261,22 @@ OTHER: dict[tuple[str, str], Any] = {
     ("Evaluate", "truths"): (GroundTruth(task=Almanac(), split="val"),),
     ("Oversight", "truths"): (GroundTruth(task=Almanac(), split="val"),),
     ("Debate", "splits"): ("test",),
+    **{(name, "protocol"): Simultaneous() for name in ("Debate", "DebateEnsemble")},
+    ("Judge", "reads"): Naive(),
+    ("Judged", "splits"): ("test",),
+    ("Knowledge", "splits"): ("test",),
+    ("Knowledge", "demos"): KnowledgeDemos(
+        model=PretrainedModel(path="somewhere"),
+        questions=Questions(task=Almanac()),
+        templates=KnowledgePrompts(),
+        seed=0,
+    ),
+    ("Critique", "splits"): ("test",),
+    ("JudgePrompts", "labels"): (" no", " yes"),
+    ("JudgePrompts", "verdict"): "It is (A|B)",
+    **{(kind, "ask"): "{row} other" for kind in ("KnowledgePrompts", "CritiquePrompts")},
+    **{(kind, "shown"): "{text} other" for kind in ("KnowledgePrompts", "CritiquePrompts")},
+    **{(kind, "stop"): ("other",) for kind in ("KnowledgePrompts", "CritiquePrompts")},
     ("Prompted", "demos"): Demonstrations(
         labels=GroundTruth(task=Almanac(), split="strong_train"), number=5
     ),
