@@ -11,11 +11,14 @@ from w2s.stages.setup import Setup
 
 
 class DebateEnsemble(Combined, Debating):
-    """Several supervisors, each with a debate seed and a finetuning seed of its own, combined."""
+    """Several supervisors that read debates, combined."""
 
     kind: Literal["debate_ensemble"] = "debate_ensemble"
     num_members: int = Field(default=4, ge=2, le=MAX_MEMBERS)
-    """Debates a row, and supervisors."""
+    """Supervisors."""
+    differ_in: Literal["debates", "finetuning"] = "debates"
+    """What members differ in: each has a debate and a finetuning seed of its own; or all read the
+    debate of the first, and only the finetuning seeds differ (the paper's finetune ensemble)."""
 
     def each(self, setup: Setup) -> tuple[Stage, ...]:
         """The supervisors, each with its own debate."""
@@ -28,5 +31,8 @@ class DebateEnsemble(Combined, Debating):
     def _debated(self, setup: Setup) -> list[tuple[Setup, Stage]]:
         """The members' setups and debates."""
         seeds = member_seeds(setup.seed, self.num_members)
-        setups = map(setup.at_seed, seeds)
+        setups = [setup.at_seed(seed) for seed in seeds]
+        if self.differ_in == "finetuning":
+            shared = self.debates(setups[0])
+            return [(here, debate) for here in setups for debate in shared]
         return [(here, debate) for here in setups for debate in self.debates(here)]

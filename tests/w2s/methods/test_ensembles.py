@@ -226,3 +226,13 @@ def test_models_of_a_family_are_supervisors_by_their_names() -> None:
         combined("family_ensemble", models=["weak", "xs"]).supervision(here)
     with pytest.raises(UserError, match=r"with none between it and the strong; name some"):
         combined("family_ensemble").supervision(setup(strong="s"))
+
+
+def test_a_debate_ensemble_can_differ_in_finetuning_alone() -> None:
+    planned = combined("debate_ensemble", num_members=3, differ_in="finetuning")
+    members, debates = planned.members(setup()), planned.contexts(setup())
+    assert len(set(keys(members))) == 3
+    assert len(debates) == 3
+    assert len(set(keys(debates))) == 1
+    own = combined("debate_ensemble", num_members=3)
+    assert keys(own.members(setup()))[0] == keys(members)[0]
