@@ -11,11 +11,13 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from w2s.errors import UserError
 from w2s.losses.xent import Xent
 from w2s.methods._around import Around
 from w2s.stages.base import Stage
 from w2s.stages.recursion import AlignerLabels, SelectedGeneration
 from w2s.stages.setup import Setup
+from w2s.tasks.base import shape_of
 
 SEEDS_APART = 100_000
 """Between the seeds of an experiment's own trainings; no other experiment seed lies there."""
@@ -53,7 +55,11 @@ class RecursiveAligner(Around):
     """Rise of held-out agreement, as a share of `val`, that counts as none when it is smaller."""
 
     def learn(self, setup: Setup, labels: Stage) -> Stage:
-        """The student of the last generation before held-out agreement stalls."""
+        """The student of the last generation before held-out agreement stalls.
+
+        Raises:
+            UserError: the anchor is larger than `weak_train`.
+        """
         chain = self._chain(setup, labels)
         return SelectedGeneration(
             aligners=chain.aligners,
@@ -72,6 +78,12 @@ class RecursiveAligner(Around):
         }
 
     def _chain(self, setup: Setup, labels: Stage) -> Chain:
+        num_rows = shape_of(setup.task).num_rows["weak_train"]
+        if self.num_anchor > num_rows:
+            raise UserError(
+                f"recursive_aligner: an anchor of {self.num_anchor} rows, but weak_train has "
+                f"{num_rows}; lower `num_anchor`"
+            )
         aligners, students, updates = [labels], [self.of.learn(setup, labels)], []
         for number in range(1, self.num_updates + 1):
             aligner, student = aligners[-1], students[-1]

@@ -47,7 +47,7 @@ class AlignerLabels(Stage):
     threshold: float = Field(ge=0, le=1)
     """Lowest probability of the top class of a label that is kept."""
     num_anchor: int = Field(ge=0)
-    """Rows of `weak_train` whose truth is learnt too."""
+    """Rows of `weak_train` whose truth is learnt too; more than there are: all."""
     seed: int = Field(ge=0)
     """Which rows. A larger anchor at the same seed holds the rows of a smaller one."""
 
@@ -66,18 +66,13 @@ class AlignerLabels(Stage):
         """Write the labels, and `kept.json`: the share of the student's labels that is kept.
 
         Raises:
-            UserError: the anchor is larger than `weak_train`, or there is nothing to learn.
+            UserError: there is nothing to learn.
         """
         labels = read_labels(context.path(self.student))
         probabilities_NC = labels.probabilities_NC
         other_NC = probabilities_of(context.path(self.other), labels.row_ids, "strong_train")
         kept_N = trusted(probabilities_NC, other_NC, self.threshold)
         truth = read_truth(context.path(self.truth))
-        if self.num_anchor > len(truth):
-            raise UserError(
-                f"an anchor of {self.num_anchor} rows, but weak_train has {len(truth)}; lower "
-                "`num_anchor`"
-            )
         if not kept_N.any() and self.num_anchor == 0:
             raise UserError(
                 f"no label of the student is consistent and has a confidence of {self.threshold} "

@@ -19,6 +19,7 @@ from w2s.methods.base import Method
 from w2s.models.source import PretrainedModel
 from w2s.spec import available, parse
 from w2s.stages.base import Stage
+from w2s.stages.checkpoints import read_training
 from w2s.stages.data import GroundTruth, load
 from w2s.stages.evaluate import read_evaluation
 from w2s.stages.models import model_key
@@ -35,6 +36,7 @@ FIELDS: dict[str, dict[str, object]] = {
     "easy_to_hard": {"max_difficulty": 3, "num_rows": 6},
     "generative_finetuning": {"weak_too": True, "train": GenerativeConfig(batch_size=8)},
     "overlap_density": {"num_neighbors": 5},
+    "recursive_aligner": {"num_anchor": 8, "threshold": 0.5},
     "saliency": {"probe": ProbeConfig(epochs=3)},
     "synthetic_errors": {"errors": "hardest"},
 }
@@ -177,6 +179,37 @@ def test_a_method_that_hands_weights_on_does_so_in_every_mode(
     changes = {"mode": mode, "probe": ProbeConfig(epochs=3), "num_checkpoints": 2}
     recipe = TrainConfig.model_validate({**dict(FAST), **changes})
     for evaluate in experiment(ladder, method, recipe=recipe).roles(0).evaluations:
+        assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "probe", "probe_then_finetune"])
+def test_members_with_learned_weights_teach_in_every_mode(
+    shared: ArtifactStore, ladder: dict[str, PretrainedModel], mode: str
+) -> None:
+    weights = {"kind": "learned", "learning_rate": 0.2, "uniform_epochs": 0}
+    method = parse(Method, {"kind": "multi_weak", "weights": weights})
+    recipe = TrainConfig.model_validate(
+        {**dict(FAST), "mode": mode, "probe": ProbeConfig(epochs=3), "num_checkpoints": 2}
+    )
+    evaluate = experiment(ladder, method, recipe=recipe).roles(0).student
+    found = read_training(run(shared, evaluate))["member_weights"]
+    assert len(found) == 3
+    assert sum(found) == pytest.approx(1)
+    assert max(found) - min(found) > 1e-4
+
+
+@pytest.mark.parametrize("update", ["student", "aligner"])
+@pytest.mark.parametrize("mode", ["lora", "probe", "probe_then_finetune"])
+def test_an_aligner_learns_rows_of_both_splits_in_every_mode(
+    shared: ArtifactStore, ladder: dict[str, PretrainedModel], mode: str, update: str
+) -> None:
+    fields = {**FIELDS["recursive_aligner"], "num_updates": 1, "update": update}
+    method = parse(Method, {"kind": "recursive_aligner", **fields})
+    recipe = TrainConfig.model_validate(
+        {**dict(FAST), "mode": mode, "probe": ProbeConfig(epochs=3)}
+    )
+    roles = experiment(ladder, method, recipe=recipe).roles(0)
+    for evaluate in (roles.student, *roles.arms.values()):
         assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.w2s.methods.test_method_contract import below, finetuned, method, setup
+from w2s.errors import UserError
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth
 from w2s.stages.finetune import Finetune
@@ -95,3 +96,8 @@ def test_truth_enters_by_the_supervisor_and_the_anchor_alone(
 def test_a_recipe_within_is_that_of_every_student() -> None:
     arms = method("recursive_aligner", of="confident_first").arms(setup())
     assert all(finetuned(arms[f"student {number}"]).start for number in range(3))
+
+
+def test_an_anchor_of_more_rows_than_there_are_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"an anchor of 100000 rows, but weak_train has \d+"):
+        method("recursive_aligner", num_anchor=100_000).student(setup())
