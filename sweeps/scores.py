@@ -9,8 +9,10 @@ import pandas as pd
 from sweeps.book import Entry
 from sweeps.store import ArtifactStore
 from w2s import metrics, statistics
+from w2s.diversity import diversity
 from w2s.experiment import Roles
 from w2s.stages.checkpoints import CHOICES, read_compared, read_training
+from w2s.stages.ensemble import read_ensemble
 from w2s.stages.evaluate import Evaluate, read_evaluation, read_rows
 from w2s.stages.oversight import read_oversight
 
@@ -91,6 +93,7 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         if all(value is not None for value in values):
             by_seed[name] = values
     by_seed |= _oversight(store, finished)
+    by_seed |= _ensemble(store, finished)
     folders = [store.local(roles.student) for roles in finished]
     compared = [read_compared(folder) for folder in folders]
     for choice in CHOICES:
@@ -131,6 +134,42 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         started=min(record.started for record in records),
         finished=max(record.finished for record in records),
     )
+
+
+def _ensemble(store: ArtifactStore, finished: list[Roles]) -> dict[str, list[float]]:
+    """How unlike the members of each seed's supervisor are on `test`, its size, its own scores."""
+    if any(len(roles.members) < 2 for roles in finished):
+        return {}
+    by_seed: dict[str, list[float]] = {}
+    for roles in finished:
+        members = [_test(store, member) for member in roles.members]
+        ensemble = _test(store, roles.supervisor)
+        found = diversity(
+            np.stack([_probabilities(frame) for frame in members]),
+            _probabilities(ensemble),
+            ensemble["label"].to_numpy(),
+        )
+        notes = read_ensemble(store.local(roles.supervisor.predictions))
+        numbers = {
+            "members_accuracy": float(np.mean([frame["correct"].mean() for frame in members])),
+            "members_disagreement": found.disagreement,
+            "members_q_statistic": found.q_statistic,
+            "ensemble_ambiguity": found.ambiguity,
+            "ensemble_size": notes.get("size"),
+            "out_of_bag_accuracy": notes.get("out_of_bag", {}).get("ensemble"),
+        }
+        for name, value in numbers.items():
+            if value is not None and value == value:
+                by_seed.setdefault(name, []).append(float(value))
+    return {name: values for name, values in by_seed.items() if len(values) == len(finished)}
+
+
+def _probabilities(frame: pd.DataFrame) -> "np.ndarray[Any, Any]":
+    """[N, C] by class."""
+    names = sorted(
+        (name for name in frame.columns if name.startswith("prob_")), key=lambda name: int(name[5:])
+    )
+    return frame[names].to_numpy(np.float64)
 
 
 def _oversight(store: ArtifactStore, finished: list[Roles]) -> dict[str, list[float]]:

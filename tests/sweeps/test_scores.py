@@ -23,6 +23,7 @@ from w2s.stages.checkpoints import (
     ComparedCheckpoints,
 )
 from w2s.stages.data import Prompts
+from w2s.stages.ensemble import ENSEMBLE_FILE
 from w2s.stages.evaluate import EVALUATION_FILE, ROWS_FILE, Evaluate
 from w2s.stages.oversight import SUMMARY_FILE, Oversight
 from w2s.tasks.almanac import Almanac
@@ -208,3 +209,28 @@ def test_what_transcripts_did_is_the_mean_over_members_of_each_seed(store: Store
     assert found.metrics["win_rate_honest"] == pytest.approx(0.7)
     assert "invalid_rate" not in found.metrics  # not every judge gives verdicts
     assert "judge_gain" not in scores_of(store, seed(store, 2, 60)).metrics
+
+
+def test_an_ensemble_has_its_diversity_its_size_and_its_out_of_bag_accuracy(store: Store) -> None:
+    def ensemble(number: int, out_of_bag: float) -> Roles:
+        plain = seed(store, number, 60)
+        supervisor = store.evaluation(f"both {number}", 60)
+        folder = store.local(supervisor.predictions)
+        folder.mkdir()
+        notes = {"size": number + 2, "out_of_bag": {"ensemble": out_of_bag}}
+        (folder / ENSEMBLE_FILE).write_text(json.dumps(notes))
+        members = (
+            store.evaluation(f"one {number}", 40),
+            store.evaluation(f"two {number}", 60),
+        )
+        return replace(plain, supervisor=supervisor, members=members)
+
+    found = scores_of(store, ensemble(0, 0.6), ensemble(1, 0.8))
+    assert found.metrics["members_accuracy"] == pytest.approx((0.5 + 0.75) / 2)
+    # They differ on the 20 of 80 rows that the second alone has right.
+    assert found.by_seed["members_disagreement"] == pytest.approx([0.25, 0.25])
+    assert found.metrics["members_q_statistic"] == 1
+    assert found.metrics["ensemble_ambiguity"] > 0
+    assert found.by_seed["ensemble_size"] == [2, 3]
+    assert found.metrics["out_of_bag_accuracy"] == pytest.approx(0.7)
+    assert "members_accuracy" not in scores_of(store, seed(store, 2, 60)).metrics

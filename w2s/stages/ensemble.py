@@ -6,7 +6,7 @@ them with a larger one. M members, N rows, H held-out rows, C classes.
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -220,6 +220,12 @@ def joined_members(context: StageContext, members: tuple[Stage, ...]) -> Joined:
         ValueError: a member predicts other rows of `strong_train`, `val` or `test` than the first.
     """
     return Joined([context.path(member) for member in members], members)
+
+
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """What an ensemble said of itself (size, out-of-bag scores, votes); empty for other stages."""
+    path = folder / ENSEMBLE_FILE
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 class ShuffledLabels(Stage):
