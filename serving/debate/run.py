@@ -135,7 +135,7 @@ async def live_debate(
         protocol, [question], speakers, seed, prompts, {question.id: pick} if pick else None
     )
     for slot in protocol.slots():
-        request = debate.request(slot)
+        request = debate.request(slot, _sampling(protocol, prompts, slot))
         yield TurnStarted(slot.side, request.position, request.speaker.model)
         if request.num_candidates > 1:
             await _play([slot], [debate])
@@ -179,21 +179,19 @@ class _Debate:
     prompts: DebatePrompts
     positions: dict[Side, Position]
     pick: Position
+    prompts_digest: str
     turns: list[Turn] = field(default_factory=list)
 
-    def request(self, slot: Slot) -> _Request:
+    def request(self, slot: Slot, sampling: Sampling) -> _Request:
         """What the speaker of a turn is asked, from the rounds before."""
         protocol, prompts = self.protocol, self.prompts
         seen = [turn for turn in self.turns if turn.round < slot.round]
         position = self.positions.get(slot.side, "")
         speaker = self.speakers[protocol.voice(slot.side, position, self.pick)]
+        limit = _limit(speaker, sampling.max_tokens)
         if slot.side == "judge":
-            sampling = question_sampling(protocol, prompts)
-            prompt = prompts.question_prompt(
-                self.question, seen, _limit(speaker, sampling.max_tokens)
-            )
+            prompt = prompts.question_prompt(self.question, seen, limit)
         else:
-            sampling = sampling_of(protocol, prompts, slot.index)
             prompt = prompts.prompt(
                 self.question,
                 slot.side,
@@ -202,7 +200,7 @@ class _Debate:
                 protocol.visible(seen, slot.side),
                 consults=protocol.consults,
                 rules=prompts.rules(thinking=protocol.thinking, quotes=protocol.verify_quotes),
-                limit=_limit(speaker, sampling.max_tokens),
+                limit=limit,
             )
         number = protocol.best_of if slot.side != "judge" else 1
         seeds = (
@@ -260,7 +258,7 @@ class _Debate:
         return Transcript(
             question_id=self.question.id,
             protocol=self.protocol.kind,
-            prompts_digest=self.prompts.digest,
+            prompts_digest=self.prompts_digest,
             seed=self.seed,
             turns=tuple(self.turns),
             chosen=self.pick if self.protocol.open else "",
@@ -288,6 +286,13 @@ def _limit(speaker: Speaker, num_tokens: int) -> Limit | None:
     return TokenLimit(max(0, speaker.max_tokens - num_tokens), speaker.count)
 
 
+def _sampling(protocol: DebateProtocol, prompts: DebatePrompts, slot: Slot) -> Sampling:
+    """How a turn is drawn."""
+    if slot.side == "judge":
+        return question_sampling(protocol, prompts)
+    return sampling_of(protocol, prompts, slot.index)
+
+
 async def _start(
     protocol: DebateProtocol,
     questions: Sequence[Question],
@@ -309,6 +314,7 @@ async def _start(
             )
         assert picks is not None
         found = [picks[question.id] for question in questions]
+    prompts_digest = prompts.digest
     return [
         _Debate(
             protocol=protocol,
@@ -318,6 +324,7 @@ async def _start(
             prompts=prompts,
             positions=protocol.positions(question.id, seed, pick),
             pick=pick,
+            prompts_digest=prompts_digest,
         )
         for question, pick in zip(questions, found, strict=True)
     ]
@@ -334,7 +341,9 @@ async def _beliefs(
 
 async def _play(slots: Sequence[Slot], debates: Sequence[_Debate]) -> None:
     """One round of all debates: what one client is asked goes in one call."""
-    requests = [(debate, debate.request(slot)) for debate in debates for slot in slots]
+    protocol, prompts = debates[0].protocol, debates[0].prompts
+    asked_how = [(slot, _sampling(protocol, prompts, slot)) for slot in slots]
+    requests = [(debate, debate.request(*how)) for debate in debates for how in asked_how]
     by_speaker: dict[tuple[int, Sampling], list[int]] = {}
     for index, (_, request) in enumerate(requests):
         key = (id(request.speaker.client), request.sampling)
