@@ -6,11 +6,14 @@ import pytest
 
 from tests.w2s.methods.test_method_contract import finetuned, method, setup
 from w2s.combiners.base import Combiner
+from w2s.combiners.product import Product
 from w2s.errors import UserError
+from w2s.methods._boosted import Rounds
 from w2s.methods._combined import MAX_MEMBERS, Combined
 from w2s.methods.base import Method
 from w2s.spec import available, parse
 from w2s.stages.base import Stage, closure
+from w2s.stages.boosting import Boosted, Residual
 from w2s.stages.data import GroundTruth
 from w2s.stages.ensemble import Ensemble
 from w2s.stages.finetune import Finetune
@@ -18,7 +21,9 @@ from w2s.stages.probe import Probe
 from w2s.stages.resample import HeldOutTruth, ResampledTruth
 from w2s.stages.setup import Setup
 from w2s.training.config import TrainConfig
+from w2s.types import SPLITS
 
+ROUNDS = [kind for kind in available(Method) if isinstance(parse(Method, kind), Rounds)]
 COMBINED = [kind for kind in available(Method) if isinstance(parse(Method, kind), Combined)]
 SIZES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "bagging": ({"num_members": 2}, {"num_members": 4}),
@@ -236,3 +241,103 @@ def test_a_debate_ensemble_can_differ_in_finetuning_alone() -> None:
     assert len(set(keys(debates))) == 1
     own = combined("debate_ensemble", num_members=3)
     assert keys(own.members(setup()))[0] == keys(members)[0]
+
+
+def boosted(kind: str, **fields: object) -> Rounds:
+    found = method(kind, **fields)
+    assert isinstance(found, Rounds)
+    return found
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_fewer_rounds_beside_more_cost_nothing(kind: str) -> None:
+    for seed in (0, 1):
+        few, many = (
+            classifiers(boosted(kind, num_rounds=number).supervision(setup(seed)))
+            for number in (3, 5)
+        )
+        assert (len(few), len(many)) == (3, 5)
+        assert {stage.key for stage in few} < {stage.key for stage in many}
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_no_two_experiment_seeds_share_a_round(kind: str) -> None:
+    first, second = (
+        {stage.key for stage in classifiers(boosted(kind).supervision(setup(seed)))}
+        for seed in (0, 1)
+    )
+    assert not first & second
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_the_first_round_is_the_plain_supervisor_of_any_boosting(kind: str) -> None:
+    plain = setup().supervisor(predicts=SPLITS)
+    found = [stage.key for stage in classifiers(boosted(kind).supervision(setup()))]
+    assert found[0] == plain.key
+    assert boosted(kind).floor(setup()) == setup().supervisor()
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_what_learns_nothing_from_weak_train_cannot_be_boosted(kind: str) -> None:
+    with pytest.raises(UserError, match="learns nothing from weak_train"):
+        boosted(kind, of="style_only").supervision(setup())
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "held_out"),
+    [("adaboost", "textbook", None), ("adaboost_published", "published", "val")],
+)
+def test_each_round_of_adaboost_learns_the_weights_of_the_one_before(
+    kind: str, form: str, held_out: str | None
+) -> None:
+    planned = boosted(kind, num_rounds=3)
+    supervision = planned.supervision(setup())
+    assert isinstance(supervision, Boosted)
+    first, second, third = (finetuned(member) for member in planned.members(setup()))
+    assert [second.labels, third.labels] == list(supervision.rounds[:2])
+    assert [each.predictions for each in supervision.rounds] == [first, second, third]
+    assert supervision.rounds[0].labels == setup().truth("weak_train")
+    assert supervision.rounds[1].labels == second.labels
+    for each in supervision.rounds:
+        assert each.form == form
+        assert (each.held_out and each.held_out.split) == held_out
+    assert {finetuned(each).seed for each in supervision.members} == {0}
+    assert all(finetuned(each).start is None for each in supervision.members)
+
+
+def test_gradient_boosting_adds_up_what_is_learnt_on_top_of_the_rounds_before() -> None:
+    planned = boosted("gradient_boosting", num_rounds=3, shrinkage=0.25)
+    supervision = planned.supervision(setup())
+    assert isinstance(supervision, Ensemble)
+    assert supervision.combine == Product(powers=(1.0, 0.25, 0.25))
+    first, second, third = (finetuned(member) for member in supervision.members)
+    assert isinstance(second.labels, Residual)
+    assert isinstance(third.labels, Residual)
+    assert second.labels.members == (first,)
+    assert third.labels.members == (first, second)
+    # A round by itself is a correction: it is not scored as a supervisor.
+    assert planned.members(setup()) == ()
+    assert list(planned.arms(setup())) == ["rounds 1", "rounds 2"]
+
+
+def test_boosted_debaters_read_one_debate() -> None:
+    members = classifiers(boosted("adaboost", of="debate", num_rounds=3).supervision(setup()))
+    transcripts = {
+        stage.transcripts.key
+        for stage in members
+        if isinstance(stage, Finetune) and stage.transcripts is not None
+    }
+    assert transcripts == {setup().debate(setup().strong).key}
+
+
+def test_an_ensemble_of_boosted_and_bagged_supervisors_combines_what_they_combined() -> None:
+    planned = combined(
+        "ensemble",
+        of=[{"kind": "adaboost", "num_rounds": 2}, {"kind": "bagging", "num_members": 2}],
+        combine="stacking",
+    )
+    ensemble = ensemble_of(planned)
+    assert [type(member).__name__ for member in ensemble.members] == ["Boosted", "Ensemble"]
+    assert ensemble.held_out is not None
+    for stage in classifiers(ensemble):
+        assert ensemble.held_out.key in closure([stage.labels])
