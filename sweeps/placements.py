@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.backends.base import Backend
-from serving.models import Placement
+from serving.models import Placement, ServedModel, check_servable
 from sweeps.config import Runtime
 from sweeps.plan import Planner
 from sweeps.resources import Execution, GangShape, Resources
-from w2s.stages.models import model_key
+from w2s.models.source import PretrainedModel
+from w2s.stages.models import Model, model_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,34 @@ def execution(
         placements=served.by_key,
         remote=remote or {},
     )
+
+
+def described(placement: Placement) -> str:
+    """What a placement takes, in words; whether there are GPUs is only known on the cluster."""
+    if "num_gpus" in placement.model_fields_set:
+        return placement.describe()
+    on_gpu = placement.model_copy(update={"num_gpus": 1.0}).describe()
+    if placement.tensor_parallel > 1:
+        return on_gpu
+    return f"{on_gpu} where the cluster has some, else {placement.describe()}"
+
+
+def check_servable_models(runtime: Runtime, models: Mapping[str, Model]) -> None:
+    """Refuse local models that cannot be served as the file says, before anything runs.
+
+    Args:
+        runtime: the file's words; where they leave GPUs open, there may be some.
+        models: what will be served, by name of the rung or speaker.
+
+    Raises:
+        ServingInputError: a model does not fit its placement.
+    """
+    for name, model in models.items():
+        if isinstance(model, PretrainedModel):
+            placement = runtime.placement_of(name)
+            if "num_gpus" not in placement.model_fields_set:
+                placement = placement.model_copy(update={"num_gpus": 1.0})
+            check_servable(ServedModel(name="rung", path=model.path), placement)
 
 
 def has_gpus(nodes: Sequence[Resources]) -> bool:

@@ -11,9 +11,12 @@ from rich.table import Table
 
 from serving.budget import Usage
 from sweeps.config import Runtime, SpeakerEntry, Sweep, load
+from sweeps.placements import check_servable_models, described
 from sweeps.plan import Plan, Planner, Point
+from sweeps.servable import served_key
 from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore
+from w2s.models.remote import RemoteModel
 from w2s.stages.base import Requests, Stage
 from w2s.stages.models import model_key
 from w2s.tasks.base import load as load_task
@@ -34,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = ArtifactStore(runtime.store)
     cached = store.present(list(plan.stages.values()))
     _stages(console, plan, cached, per_trial)
+    _served(console, planner, runtime, plan, cached)
     _speakers(console, planner, plan, cached, cache_folder(runtime, store))
     _summary(console, sweep, runtime, planner, plan, cached, searched)
     if arguments.keys:
@@ -109,6 +113,38 @@ def _stages(console: Console, plan: Plan, cached: set[str], unshared: Counter[st
         hits = sum(stage.key in cached for stage in stages)
         left = sum(stage.cost() for stage in stages if stage.key not in cached)
         table.add_row(kind, str(count), str(hits), str(unshared[kind]), f"{left / 60:.1f}")
+    console.print(table)
+
+
+def _served(
+    console: Console, planner: Planner, runtime: Runtime, plan: Plan, cached: set[str]
+) -> None:
+    """Which models would be served, for how many stages, and what that takes."""
+    asking = Counter(
+        served_key(model)
+        for stage in plan.stages.values()
+        if stage.key not in cached
+        for model in stage.served_models
+    )
+    named = {
+        name: model
+        for models in (*planner.models, planner.speakers)
+        for name, model in models.items()
+        if served_key(model) in asking and not isinstance(model, RemoteModel)
+    }
+    if not named:
+        return
+    check_servable_models(runtime, named)
+    table = Table(title="served models (what is not cached)", title_justify="left")
+    table.add_column("name")
+    table.add_column("stages", justify="right")
+    table.add_column("takes")
+    for name in named:
+        models = {served_key(models[name]) for models in planner.models if name in models}
+        if name in planner.speakers:
+            models = {served_key(planner.speakers[name])}
+        stages = sum(asking[key] for key in models)
+        table.add_row(name, str(stages), described(runtime.placement_of(name)))
     console.print(table)
 
 
