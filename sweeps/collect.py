@@ -29,6 +29,7 @@ from sweeps.results import (
     difficulties,
     pooled_checkpoints,
     pooled_curves,
+    pooled_generations,
     pooled_oversight,
     pooled_rows,
 )
@@ -43,6 +44,7 @@ from w2s.stages.evaluate import Evaluate, read_rows
 from w2s.stages.models import Model, model_key
 from w2s.stages.oversight import Oversight, read_overseen
 from w2s.stages.pretrain import Pretrain
+from w2s.stages.recursion import read_generations
 from w2s.stages.transcripts import PermutedTranscripts, ShuffledTranscripts, read_transcripts
 from w2s.tasks.base import shape_of
 
@@ -157,6 +159,9 @@ def collect(
         ),
         curves=pooled_curves(store.record(trained[key]) for key in store.present(trained.values())),
         checkpoints=pooled_checkpoints({key: run for key, run in compared.items() if run}),
+        generations=pooled_generations(
+            {key: read_generations(store.local(stage)) for key, stage in evaluations.items()}
+        ),
         difficulty=difficulties(_rated(trials, summary, evaluations, store)),
         oversight=pooled_oversight(_overseen(planner, store, book, trials)),
         transcripts=_transcripts(planner, store, book, trials, num_transcripts),

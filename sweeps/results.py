@@ -11,7 +11,7 @@ trials share is stored once.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from sweeps.events import StageRecord
 from w2s.errors import UserError
 from w2s.spec import Spec
 from w2s.stages.checkpoints import CHOICES, ComparedCheckpoints
+from w2s.stages.recursion import Generation
 
 SUMMARY_FILE = "summary.json"
 TRIALS_FILE = "trials.json"
@@ -32,6 +33,7 @@ ROWS_FILE = "rows.parquet"
 CURVES_FILE = "curves.parquet"
 CHECKPOINTS_FILE = "checkpoints.parquet"
 DIFFICULTY_FILE = "difficulty.parquet"
+GENERATIONS_FILE = "generations.parquet"
 OVERSIGHT_FILE = "oversight.parquet"
 TRANSCRIPTS_FILE = "transcripts.json"
 
@@ -259,7 +261,7 @@ class Transcripts(Spec):
 
 _FILES = (
     *(SUMMARY_FILE, TRIALS_FILE, TRANSCRIPTS_FILE),
-    *(ROWS_FILE, CURVES_FILE, CHECKPOINTS_FILE, DIFFICULTY_FILE, OVERSIGHT_FILE),
+    *(ROWS_FILE, CURVES_FILE, CHECKPOINTS_FILE, DIFFICULTY_FILE, OVERSIGHT_FILE, GENERATIONS_FILE),
 )
 _TRIALS = TypeAdapter(tuple[TrialResult, ...])
 
@@ -280,6 +282,9 @@ class SweepResults:
     """One line per evaluation and checkpoint, as `pooled_checkpoints` makes it."""
     difficulty: pd.DataFrame = field(default_factory=lambda: difficulties({}))
     """One line per task and test row whose difficulty was measured, as `difficulties` makes it."""
+    generations: pd.DataFrame = field(default_factory=lambda: pooled_generations({}))
+    """One line per evaluation of a recursion's student and generation, as `pooled_generations`
+    makes it."""
     oversight: pd.DataFrame = field(default_factory=lambda: pooled_oversight(()))
     """One line per judge and test row with a transcript, as `pooled_oversight` makes it."""
     transcripts: Transcripts = field(default_factory=Transcripts)
@@ -297,6 +302,7 @@ class SweepResults:
         self.curves.to_parquet(folder / CURVES_FILE, index=False)
         self.checkpoints.to_parquet(folder / CHECKPOINTS_FILE, index=False)
         self.difficulty.to_parquet(folder / DIFFICULTY_FILE, index=False)
+        self.generations.to_parquet(folder / GENERATIONS_FILE, index=False)
         self.oversight.to_parquet(folder / OVERSIGHT_FILE, index=False)
 
     @classmethod
@@ -320,6 +326,7 @@ class SweepResults:
             curves=pd.read_parquet(folder / CURVES_FILE),
             checkpoints=pd.read_parquet(folder / CHECKPOINTS_FILE),
             difficulty=pd.read_parquet(folder / DIFFICULTY_FILE),
+            generations=pd.read_parquet(folder / GENERATIONS_FILE),
             oversight=pd.read_parquet(folder / OVERSIGHT_FILE),
             transcripts=Transcripts.model_validate_json((folder / TRANSCRIPTS_FILE).read_bytes()),
         )
@@ -409,6 +416,32 @@ def pooled_checkpoints(compared: Mapping[str, ComparedCheckpoints]) -> pd.DataFr
     scores = ["epoch", "test_accuracy", "val_agreement"]
     types = {"key": "str", "step": "int64", **dict.fromkeys(scores, "float64")}
     types |= dict.fromkeys(CHOICES, "bool")
+    return pd.DataFrame(lines, columns=list(types)).astype(types)
+
+
+def pooled_generations(found: Mapping[str, Sequence[Generation]]) -> pd.DataFrame:
+    """Generations of many recursions as one frame.
+
+    Args:
+        found: by key of the evaluate stage.
+
+    Returns:
+        key, number, agreement (share of `val`), kept_share (NaN: no aligner learnt of it),
+        selected.
+    """
+    lines = [
+        (
+            key,
+            each.number,
+            each.agreement,
+            np.nan if each.kept_share is None else each.kept_share,
+            each.selected,
+        )
+        for key, generations in found.items()
+        for each in generations
+    ]
+    types = {"key": "str", "number": "int64", "agreement": "float64", "kept_share": "float64"}
+    types["selected"] = "bool"
     return pd.DataFrame(lines, columns=list(types)).astype(types)
 
 

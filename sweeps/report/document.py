@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sweeps.report import analyses, ensembles, oversight, oversight_plots, plots, tables
+from sweeps.report import (
+    analyses,
+    ensembles,
+    generations,
+    oversight,
+    oversight_plots,
+    plots,
+    tables,
+)
 from sweeps.report.load import Board
 from sweeps.report.plots import Figure
 from sweeps.report.ranking import ranking
@@ -106,6 +114,7 @@ def compose(results: SweepResults) -> Document:
     rated = oversight.rated(judges)
     analysed = (
         ensembles.ensembles_table(board),
+        generations.generations_table(board),
         analyses.arms_table(list(arms(board)), board),
         analyses.stopping_table(scores),
         analyses.scaling_table(list(scalings(board))),

@@ -1,5 +1,7 @@
 """What a sweep leaves survives the way to disk and back."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -9,16 +11,26 @@ from sweeps.results import (
     difficulties,
     pooled_checkpoints,
     pooled_curves,
+    pooled_generations,
     pooled_oversight,
     pooled_rows,
 )
 from tests.sweeps import synthetic
 from w2s.errors import UserError
 from w2s.stages.checkpoints import Checkpoint, ComparedCheckpoints
+from w2s.stages.recursion import Generation
 
 
 def test_results_come_back_from_their_folder_as_they_were(tmp_path):
-    results = synthetic.results(num_rows=20)
+    generations = pooled_generations(
+        {
+            "k": [
+                Generation(number=0, agreement=0.5, kept_share=0.25, selected=False),
+                Generation(number=1, agreement=0.75, kept_share=None, selected=True),
+            ]
+        }
+    )
+    results = replace(synthetic.results(num_rows=20), generations=generations)
     results.save(tmp_path / "results")
     loaded = SweepResults.load(tmp_path / "results")
     assert loaded.summary == results.summary
@@ -29,6 +41,7 @@ def test_results_come_back_from_their_folder_as_they_were(tmp_path):
     pd.testing.assert_frame_equal(loaded.checkpoints, results.checkpoints)
     pd.testing.assert_frame_equal(loaded.difficulty, results.difficulty)
     pd.testing.assert_frame_equal(loaded.oversight, results.oversight)
+    pd.testing.assert_frame_equal(loaded.generations, generations)
     assert len(results.checkpoints)
     assert len(results.difficulty) == 40
 

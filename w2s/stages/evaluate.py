@@ -14,6 +14,7 @@ from w2s.stages import checkpoints
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import GroundTruth, Prompts, read_prompts, read_truth
 from w2s.stages.predictions import logprob_columns, read_predictions
+from w2s.stages.recursion import GENERATIONS_FILE
 
 EVALUATION_FILE = "evaluation.json"
 ROWS_FILE = "rows.parquet"
@@ -42,7 +43,7 @@ class Evaluate(Stage):
         """Write `evaluation.json` (metrics by split) and `rows.parquet` (one line a scored row).
 
         Where the model left checkpoints, `checkpoints.json` compares them; numbers of its training
-        (`training.json`) are handed on.
+        (`training.json`) and generations of a recursion are handed on.
         """
         frame = scored_rows(
             context.path(self.predictions),
@@ -55,9 +56,9 @@ class Evaluate(Stage):
             truth.split: _metrics(frame.loc[frame["split"] == truth.split]) for truth in self.truths
         }
         (context.output_dir / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1))
-        training = context.path(self.predictions) / checkpoints.TRAINING_FILE
-        if training.exists():
-            shutil.copyfile(training, context.output_dir / training.name)
+        for name in (checkpoints.TRAINING_FILE, GENERATIONS_FILE):
+            if (context.path(self.predictions) / name).exists():
+                shutil.copyfile(context.path(self.predictions) / name, context.output_dir / name)
         compared = checkpoints.compare(
             context.path(self.predictions),
             frame.loc[:, ["split", "row_id", "label"]],

@@ -25,6 +25,7 @@ from w2s.stages.evaluate import read_evaluation
 from w2s.stages.models import model_key
 from w2s.stages.predictions import read_predictions
 from w2s.stages.prompt import Prompted
+from w2s.stages.recursion import read_generations
 from w2s.training.config import GenerativeConfig, ProbeConfig, TrainConfig
 
 FIELDS: dict[str, dict[str, object]] = {
@@ -211,6 +212,14 @@ def test_an_aligner_learns_rows_of_both_splits_in_every_mode(
     roles = experiment(ladder, method, recipe=recipe).roles(0)
     for evaluate in (roles.student, *roles.arms.values()):
         assert read_evaluation(run(shared, evaluate))["test"]["num_rows"] == 24
+    generations = read_generations(run(shared, roles.student))
+    assert [each.number for each in generations] == [0, 1]
+    (chosen,) = (each.number for each in generations if each.selected)
+    student, arm = (
+        read_evaluation(run(shared, each))
+        for each in (roles.student, roles.arms[f"student {chosen}"])
+    )
+    assert student["test"] == arm["test"]
 
 
 def test_a_budget_of_all_the_truth_makes_the_ceiling(
