@@ -158,20 +158,59 @@ def _parser() -> argparse.ArgumentParser:
 
     debate = verb(
         "debate",
-        "one debate, live, in the terminal",
-        "Let two instances of a rung argue about one row of the task's test split, as the sweep's\n"
-        "protocol says.",
+        "a debate, live, in the terminal",
+        "Let models argue about a row of a task, or about a question that you type, and see what\n"
+        "a judge makes of it. Without --row and --question it asks for questions, one after\n"
+        "another, while the models stay up.\n\n"
+        "A model is named `weak` (the first of the ladder), `strong` (the last), or by the name\n"
+        "of its rung or speaker. The judge is asked before and after the debate how likely the\n"
+        "proposed answer is correct. Models that the sweep pretrains must be in the store\n"
+        "(`w2s run` puts them there); speakers behind a URL need no cluster.",
         "  w2s debate examples/almanac.toml --row 12\n"
-        "  w2s debate examples/almanac.toml --row 12 --debater xs --seed 3\n",
+        "  w2s debate examples/almanac.toml --row 3 --split val --debater m --judge s --seed 3\n"
+        "  w2s debate examples/almanac.toml                      asks for questions\n"
+        "  w2s debate FILE --question 'Q: Is glass a liquid? A: yes'\n"
+        "  w2s debate FILE --row 0 --protocol consultancy        `w2s list protocols` has all\n"
+        "  w2s debate FILE --row 0 --thinking --save debate.html \\\n"
+        "      --protocol '{ kind = \"simultaneous\", num_rounds = 2, thinking = true }'\n",
     )
     _file(debate)
-    debate.add_argument("--row", type=int, required=True, help="row of the test split, from 0")
+    what = debate.add_mutually_exclusive_group()
+    what.add_argument("--row", type=int, metavar="NUMBER", help="row of the split, from 0")
+    what.add_argument(
+        "--question", metavar="TEXT", help="a question with the answer that is proposed"
+    )
     debate.add_argument(
-        "--debater", metavar="RUNG", help="rung that argues (default: the last of the ladder)"
+        "--split",
+        choices=("weak_train", "strong_train", "val", "test"),
+        default="test",
+        help="split of the row (default: %(default)s)",
+    )
+    debate.add_argument("--task", help="task of the sweep (default: the first)")
+    debate.add_argument(
+        "--protocol",
+        metavar="KIND",
+        help="how it goes: a kind, or a TOML table in braces (default: as the sweep says)",
+    )
+    debate.add_argument(
+        "--debater", metavar="NAME", default="strong", help="who argues (default: %(default)s)"
+    )
+    debate.add_argument(
+        "--opponent", metavar="NAME", help="who speaks for side B (default: the debater, too)"
+    )
+    debate.add_argument(
+        "--judge",
+        metavar="NAME",
+        default="weak",
+        help="who asks, chooses and decides; `none`: nobody (default: %(default)s)",
     )
     debate.add_argument(
         "--seed", type=int, default=0, help="seed of sides and arguments (default: %(default)s)"
     )
+    debate.add_argument(
+        "--thinking", action="store_true", help="show what speakers think in private"
+    )
+    debate.add_argument("--save", metavar="FILE.html", help="write the debate as a page, too")
     debate.add_argument("--address", help="Ray cluster to join")
 
     ui = verb(

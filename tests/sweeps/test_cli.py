@@ -208,7 +208,8 @@ def test_a_row_or_rung_that_does_not_exist_is_refused(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "rows 0 to" in refused(capsys, "debate", str(sweep), "--row", "9999")
-    assert "rungs: a, b" in refused(capsys, "debate", str(sweep), "--row", "0", "--debater", "zz")
+    message = refused(capsys, "debate", str(sweep), "--row", "0", "--debater", "zz")
+    assert "--debater: no model 'zz'; models: weak, strong, a, b" in message
     message = refused(capsys, "debate", str(sweep), "--row", "0")
     assert "is not in the store" in message
     assert f"w2s run {sweep}" in message

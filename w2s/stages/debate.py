@@ -122,11 +122,11 @@ class Debate(Stage):
         frame: Any = read_prompts(context.path(self.prompts))
         frame = frame[frame["split"].isin(self.splits)]
         questions = [
-            self._question(row_id, prompt)
+            self.question(row_id, prompt)
             for row_id, prompt in zip(frame["row_id"], frame["prompt"], strict=True)
         ]
         # The loop belongs to all stages of the lane: what takes long runs beside it.
-        speakers = await asyncio.to_thread(self._speakers, context)
+        speakers = await asyncio.to_thread(self.speakers, context)
         path = context.output_dir / FINISHED_FILE
         done = _read_finished(path)
         total, num_tokens = len(questions), 0
@@ -161,7 +161,8 @@ class Debate(Stage):
             columns[PROMPT] = [question.judge_text for question in questions]
         pd.DataFrame(columns).to_parquet(context.output_dir / TRANSCRIPTS_FILE, index=False)
 
-    def _question(self, row_id: str, prompt: str) -> Question:
+    def question(self, row_id: str, prompt: str) -> Question:
+        """A row as it is debated."""
         task, hide = self.prompts.task, self.protocol.hide_passage
         return Question(
             id=row_id,
@@ -170,7 +171,7 @@ class Debate(Stage):
             judge_text=task.without_passage(prompt) if hide else "",
         )
 
-    def _speakers(self, context: StageContext) -> dict[Side, Speaker]:
+    def speakers(self, context: StageContext) -> dict[Side, Speaker]:
         """Who speaks for each side, with what is known of how much it reads."""
         models = {"A": self.debater, "B": self.opponent or self.debater, "judge": self.judge}
         windows = {
