@@ -193,11 +193,12 @@ def test_who_argues_against_a_pick_argues_against_what_the_judge_alone_believes(
     sweep: Path, say: Say, capsys: pytest.CaptureFixture[str]
 ):
     say()
-    # A scripted judge believes the label that its prompt has more often: yes, 1 + 4 to 1 + 1.
+    # A scripted judge believes the label that its prompt has more often, and its instruction has
+    # each once: yes, by 1 + 4 + 1 to 1 + 1 + 1.
     question = ("--question", "Q: yes yes yes yes or no ?", "--task", "table-table")
     assert main(("debate", str(sweep), *question, *SPEAKERS, "--protocol", "market_making")) == 0
     shown = capsys.readouterr().out
-    assert "judge con alone: correct, 71 % that the answer is correct" in shown
+    assert "judge con alone: correct, 67 % that the answer is correct" in shown
     assert "\nA, incorrect (pro): It is so." in shown
 
 
