@@ -1,11 +1,12 @@
 """Token ids of all rows of a task for one model: computed once, shared by everything that reads.
 
 A row is one text, or one per option for a choice among whole texts. Long texts lose tokens on the
-left, so that no row is ever dropped. The files are flat arrays: ids, and the length of each text.
+left, so that no row is ever dropped; before that, a debate loses the ends of its arguments, so that
+the question stays. The files are flat arrays: ids, and the length of each text.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import Field, SerializeAsAny
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, model_location, revision_of
-from w2s.stages.transcripts import PROMPT, read_transcripts
+from w2s.stages.transcripts import PROMPT, read_transcripts, shortened
 from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 INDEX_FILE = "index.parquet"
 TOKENS_FILE = "tokens.safetensors"
 THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
+SPECIAL_TOKENS = 8
+"""More than any tokenizer puts around a text."""
 CHUNK_TEXTS = 8192
 """Texts tokenized at once: a tokenizer's own records take far more memory than the ids."""
 
@@ -76,7 +79,10 @@ class Tokens(Stage):
         config = AutoConfig.from_pretrained(str(location), revision=revision)
         limit = min(self.max_length, longest_input(config) or self.max_length)
 
-        frame = self._inputs(context)
+        def count(text: str) -> int:
+            return len(tokenizer(text, verbose=False)["input_ids"])
+
+        frame = self._inputs(context, count, limit)
         texts = [text for row in frame["texts"] for text in row]
         ids, lengths, pad_id = [], [], 0
         with _threads_of_tokenizer(len(texts) > CHUNK_TEXTS):
@@ -96,8 +102,10 @@ class Tokens(Stage):
             context.output_dir / TOKENS_FILE,
         )
 
-    def _inputs(self, context: StageContext) -> pd.DataFrame:
-        """split, row_id, texts; transcripts are joined by (split, row_id)."""
+    def _inputs(
+        self, context: StageContext, count: Callable[[str], int], limit: int
+    ) -> pd.DataFrame:
+        """split, row_id, texts; transcripts are joined by (split, row_id) and cut to fit."""
         frame = read_prompts(context.path(self.prompts))
         texts: list[list[str]] = (
             [list(options) for options in frame["options"]]
@@ -107,20 +115,34 @@ class Tokens(Stage):
         if self.transcripts is not None:
             task = self.prompts.task
             debates = read_transcripts(context.path(self.transcripts))
-            debates = debates.reindex(columns=["split", "row_id", "text", PROMPT])
+            debates = debates.reindex(columns=["split", "row_id", "text", "turns", PROMPT])
             joined = frame[["split", "row_id"]].merge(
                 debates, on=["split", "row_id"], how="left", validate="one_to_one"
             )
             num_missing = int(joined["text"].isna().to_numpy().sum())
             if num_missing:
                 raise ValueError(f"{num_missing} rows have no transcript")
+
+            def debated(text: str, transcript: str, turns: str) -> str:
+                whole = task.with_transcript(text, transcript)
+                if len(whole.encode()) + SPECIAL_TOKENS <= limit:
+                    return whole  # no text has more tokens than bytes
+                fitting = shortened(
+                    transcript,
+                    turns,
+                    lambda shorter: task.with_transcript(text, shorter),
+                    count,
+                    limit,
+                )
+                return task.with_transcript(text, fitting)
+
             texts = [
                 [
-                    task.with_transcript(instead if isinstance(instead, str) else text, transcript)
+                    debated(instead if isinstance(instead, str) else text, transcript, turns)
                     for text in row
                 ]
-                for row, transcript, instead in zip(
-                    texts, joined["text"], joined[PROMPT], strict=True
+                for row, transcript, turns, instead in zip(
+                    texts, joined["text"], joined["turns"], joined[PROMPT], strict=True
                 )
             ]
         return frame[["split", "row_id"]].assign(texts=texts)

@@ -7,6 +7,9 @@ another row's debate; `PermutedTranscripts` exchanges the values inside each deb
 everything else.
 """
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -14,6 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import SerializeAsAny
 
+from serving.debate.prompts import cut
 from w2s.spec import OneOf
 from w2s.stages.base import Stage, StageContext
 from w2s.tasks.base import Task
@@ -26,6 +30,58 @@ PROMPT = "prompt"
 def read_transcripts(folder: Path) -> pd.DataFrame:
     """A transcripts artifact: split, row_id, text, turns."""
     return pd.read_parquet(folder / TRANSCRIPTS_FILE)
+
+
+def shortened(
+    text: str, turns: str, build: Callable[[str], str], count: Callable[[str], int], most: int
+) -> str:
+    """A transcript whose arguments lose their last words, so that a model can read the whole.
+
+    All arguments are cut at the same number of words; who says them, and all that stands around the
+    transcript, is left alone.
+
+    Args:
+        text: the transcript as a model reads it.
+        turns: its turns (JSON). Where their texts are not in `text`, all of it is one argument.
+        build: what the model reads, made of the transcript.
+        count: length of that.
+        most: largest length.
+
+    Returns:
+        The transcript; without any argument if it is too long even so.
+    """
+    total = count(build(text))
+    if total <= most:
+        return text
+    pieces, end = _arguments(text, turns)
+    lengths_A = np.array([len(argument.split()) for _, argument in pieces])
+
+    def cut_at(num_words: int) -> str:
+        return "".join(mark + cut(argument, num_words) for mark, argument in pieces) + end
+
+    least = count(build(cut_at(0)))
+    per_word = max(total - least, 1) / max(lengths_A.sum(), 1)
+    num_words = int(lengths_A.max())
+    while num_words > 0 and total > most:
+        # From the length of a mean word; words differ, so it may take more than once.
+        kept = np.minimum(lengths_A, num_words)
+        target = kept.sum() - math.ceil((total - most) / per_word)
+        while num_words > 0 and np.minimum(lengths_A, num_words).sum() > target:
+            num_words -= 1
+        total = count(build(cut_at(num_words)))
+    return cut_at(num_words)
+
+
+def _arguments(text: str, turns: str) -> tuple[list[tuple[str, str]], str]:
+    """The arguments of a transcript, each with what stands before it, and what ends the text."""
+    pieces, end = [], 0
+    for turn in json.loads(turns):
+        start = text.find(turn["text"], end)
+        if start < 0:
+            return [("", text)], ""
+        pieces.append((text[end:start], turn["text"]))
+        end = start + len(turn["text"])
+    return (pieces, text[end:]) if pieces else ([("", text)], "")
 
 
 class ShuffledTranscripts(Stage):
