@@ -15,6 +15,7 @@ from w2s.stages.checkpoints import CHOICES, read_compared, read_training
 from w2s.stages.ensemble import read_ensemble
 from w2s.stages.evaluate import Evaluate, read_evaluation, read_rows
 from w2s.stages.oversight import read_oversight
+from w2s.stages.recursion import Generation, read_generations
 
 BOOTSTRAP_SEED = 0
 AUROC_RESAMPLES = 1000
@@ -101,12 +102,14 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
         found = [value for value in stopped if value is not None]
         if len(found) == len(finished):
             by_seed[f"stopped_{choice}"] = found
+    training = [read_training(folder) for folder in folders]
+    by_seed |= _member_weights(training)
+    by_seed |= _generations([read_generations(folder) for folder in folders])
     for role in ("floor", "ceiling"):
         values = [each["test"].get("auroc") for each in evaluations[role]]
         if all(value is not None for value in values):
             by_seed[f"{role}_auroc"] = values
     means = {name: float(np.mean(values)) for name, values in by_seed.items()}
-    training = [read_training(folder) for folder in folders]
     for name in TRAINING_NUMBERS:
         if all(name in numbers for numbers in training):
             means[name] = float(np.mean([numbers[name] for numbers in training]))
@@ -162,6 +165,33 @@ def _ensemble(store: ArtifactStore, finished: list[Roles]) -> dict[str, list[flo
             if value is not None and value == value:
                 by_seed.setdefault(name, []).append(float(value))
     return {name: values for name, values in by_seed.items() if len(values) == len(finished)}
+
+
+def _member_weights(training: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The weights that each seed's student learnt for its teachers, at the end."""
+    found = [numbers["member_weights"] for numbers in training if "member_weights" in numbers]
+    if len(found) < len(training) or len(set(map(len, found))) > 1:
+        return {}
+    return {
+        f"member_{number}_weight": list(weights)
+        for number, weights in enumerate(zip(*found, strict=True))
+    }
+
+
+def _generations(found: list[tuple[Generation, ...]]) -> dict[str, list[float]]:
+    """Of each seed's recursion the chosen generation, agreement and share of labels kept."""
+    if not all(found):
+        return {}
+    by_seed: dict[str, list[float]] = {
+        "generation": [each.number for turns in found for each in turns if each.selected]
+    }
+    for turns in found:
+        for each in turns:
+            name = f"generation_{each.number}"
+            by_seed.setdefault(f"{name}_agreement", []).append(each.agreement)
+            if each.kept_share is not None:
+                by_seed.setdefault(f"{name}_kept_share", []).append(each.kept_share)
+    return by_seed
 
 
 def _probabilities(frame: pd.DataFrame) -> "np.ndarray[Any, Any]":

@@ -26,6 +26,7 @@ from w2s.stages.data import Prompts
 from w2s.stages.ensemble import ENSEMBLE_FILE
 from w2s.stages.evaluate import EVALUATION_FILE, ROWS_FILE, Evaluate
 from w2s.stages.oversight import SUMMARY_FILE, Oversight
+from w2s.stages.recursion import GENERATIONS_FILE
 from w2s.tasks.almanac import Almanac
 
 LABELS = np.array([0, 1] * 40)
@@ -234,3 +235,29 @@ def test_an_ensemble_has_its_diversity_its_size_and_its_out_of_bag_accuracy(stor
     assert found.by_seed["ensemble_size"] == [2, 3]
     assert found.metrics["out_of_bag_accuracy"] == pytest.approx(0.7)
     assert "members_accuracy" not in scores_of(store, seed(store, 2, 60)).metrics
+
+
+def test_learned_weights_of_teachers_and_generations_of_a_recursion_are_shown(store: Store) -> None:
+    roles = [seed(store, 0, 60), seed(store, 1, 64)]
+    for number, each in enumerate(roles):
+        folder = store.local(each.student)
+        weights = [0.25 + number / 4, 0.75 - number / 4]
+        (folder / TRAINING_FILE).write_text(json.dumps({"member_weights": weights}))
+        generations = [
+            {"number": 0, "agreement": 0.5, "kept_share": 0.25, "selected": number == 0},
+            {"number": 1, "agreement": 0.75, "kept_share": None, "selected": number == 1},
+        ]
+        (folder / GENERATIONS_FILE).write_text(json.dumps(generations))
+    found = scores_of(store, *roles)
+    expected = {
+        "member_0_weight": [0.25, 0.5],
+        "member_1_weight": [0.75, 0.5],
+        "generation": [0, 1],
+        "generation_0_agreement": [0.5, 0.5],
+        "generation_0_kept_share": [0.25, 0.25],
+        "generation_1_agreement": [0.75, 0.75],
+    }
+    assert {name: found.by_seed[name] for name in expected} == expected
+    assert "generation_1_kept_share" not in found.by_seed
+    plain = scores_of(store, seed(store, 2, 60))
+    assert not any(name.startswith(("member", "generation")) for name in plain.by_seed)

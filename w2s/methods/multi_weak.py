@@ -16,7 +16,9 @@ from w2s.methods._around import Around
 from w2s.methods.base import Method
 from w2s.spec import OneOf, parse
 from w2s.stages.base import Stage
+from w2s.stages.finetune import Finetune
 from w2s.stages.members import MemberLabels
+from w2s.stages.probe import Probe
 from w2s.stages.setup import Setup
 from w2s.weightings.base import Weighting
 
@@ -50,3 +52,14 @@ class MultiWeak(Around):
             )
         self.weights.check_members(len(members))
         return MemberLabels(members=members, weights=self.weights)
+
+    def learn(self, setup: Setup, labels: Stage) -> Stage:
+        """As in the method within.
+
+        Raises:
+            UserError: learned weights would not move in so short a training.
+        """
+        student = self.of.learn(setup, labels)
+        if isinstance(student, Finetune | Probe):
+            self.weights.check_epochs(student.train.epochs)
+        return student

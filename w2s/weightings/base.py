@@ -34,6 +34,13 @@ class Weighting(Spec):
             UserError: it does not fit.
         """
 
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a training of a length in which it would do nothing.
+
+        Raises:
+            UserError: a learned weighting would not move in so many passes over the rows.
+        """
+
     def weights(self, logprobs_NMC: NDArray[np.floating]) -> NDArray[np.float64]:
         """Weights [N, M], 0 or more, each row's sum 1; a learned one's start.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from w2s.errors import UserError
 from w2s.weightings.base import Weighting, uniform
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class Learned(Weighting):
     """Step of the weights a nat of loss and an optimizer step."""
     uniform_epochs: int = Field(default=1, ge=0)
     """Passes over the rows before the weights begin to move."""
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a student that ends before the weights begin to move."""
+        if epochs <= self.uniform_epochs:
+            raise UserError(
+                f"learned weights begin to move after {self.uniform_epochs} epochs, but the "
+                f"student learns for {epochs}: lower `weights.uniform_epochs` or raise the student's epochs"
+            )
 
     def weights(self, logprobs_NMC: NDArray[np.floating]) -> NDArray[np.float64]:
         """The start: 1 / M each."""

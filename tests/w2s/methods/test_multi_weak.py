@@ -58,3 +58,10 @@ def test_what_stands_around_it_changes_the_labels_of_all_members() -> None:
 def test_labels_of_tables_name_ensemble_and_weights() -> None:
     planned = method("multi_weak", of="debate_ensemble", weights="learned")
     assert planned.label == "multi_weak(debate_ensemble, weights=learned)"
+
+
+@pytest.mark.parametrize("mode", ["full", "probe"])
+def test_a_student_too_short_for_its_weights_to_move_is_refused(mode: str) -> None:
+    weights = {"kind": "learned", "uniform_epochs": 300}
+    with pytest.raises(UserError, match="begin to move after 300 epochs, but the student learns"):
+        method("multi_weak", weights=weights).student(setup(mode=mode))
