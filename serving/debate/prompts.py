@@ -37,9 +37,8 @@ _DEBATE = (
     _TASK + "Two debaters, A and B, disagree about the answer: "
     "one argues that it is {correct}, the other that it is {incorrect}.\n\n"
 )
-_CONSULTANCY = _TASK + "Consultant {side} argues that the answer is {position}.\n\n"
+_CONSULTANCY = _TASK + "Debater {side} argues that the answer is {position}.\n\n"
 _SPEAKER = "Debater {side} (the answer is {position}):"
-_CONSULTANT = "Consultant {side} (the answer is {position}):"
 
 TASK = "Here is a question together with a proposed answer."
 """What a question is, unless a task says it better."""
@@ -66,15 +65,15 @@ LATER = (
 """Third and later rounds: counter the opponent's argument."""
 CONSULT = (
     _CONSULTANCY
-    + "Consultant {side} gives the strongest reasons why the answer is {position}.{rules}\n\n"
-    + _CONSULTANT
+    + "Debater {side} gives the strongest reasons why the answer is {position}.{rules}\n\n"
+    + _SPEAKER
 )
 """First speech of a speaker without an opponent."""
 CONSULT_AGAIN = (
     _CONSULTANCY
-    + "{transcript}\n\nConsultant {side} goes on: it answers what the judge asked, if anything, "
+    + "{transcript}\n\nDebater {side} goes on: it answers what the judge asked, if anything, "
     + "and adds reasons why the answer is {position}.{rules}\n\n"
-    + _CONSULTANT
+    + _SPEAKER
 )
 """Its later speeches."""
 ASK = (
@@ -227,7 +226,7 @@ class DebatePrompts(ServingSpec, frozen=True):
     """Longest question of a judge, in tokens."""
     exact_length: bool = False
     """Whether each turn has exactly `max_tokens` tokens: its end-of-text token is never drawn."""
-    stop: tuple[str, ...] = ("\n\n", "\nDebater ", "\nConsultant ", "\nJudge:")
+    stop: tuple[str, ...] = ("\n\n", "\nDebater ", "\nJudge:")
     """Strings that end a turn; with private thinking, only the end of the argument does."""
     max_words: int | None = Field(default=None, ge=1)
     """Longest argument, in words: speakers are told, and what is longer is cut; None: no limit."""

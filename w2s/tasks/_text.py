@@ -21,7 +21,7 @@ FUNCTION_WORDS = frozenset(
     thus to too under until up upon us very was wasn't we well were weren't what when where
     whether which while who whom whose why will with within without won't would wouldn't yes
     yet you your yours argue argument answer claim correct debate debater evidence fact false
-    flaw incorrect opponent question reason right side true wrong
+    flaw incorrect judge opponent question reason right side true wrong
     """.split()  # noqa: SIM905
 )
 """Words that carry form and stance, those of a debate included; all others are content."""
