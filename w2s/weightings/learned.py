@@ -39,7 +39,8 @@ class Learned(Weighting):
         if epochs <= self.uniform_epochs:
             raise UserError(
                 f"learned weights begin to move after {self.uniform_epochs} epochs, but the "
-                f"student learns for {epochs}: lower `weights.uniform_epochs` or raise the student's epochs"
+                f"student learns for {epochs}: lower `weights.uniform_epochs` or raise the "
+                "student's epochs"
             )
 
     def weights(self, logprobs_NMC: NDArray[np.floating]) -> NDArray[np.float64]:
