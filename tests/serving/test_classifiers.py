@@ -67,6 +67,7 @@ def test_transformers_replica_has_the_probabilities_of_the_training_stack(
     model = saved(tmp_path, family)
     found = ServedHead.read(tmp_path).probabilities(Backbone(model).hidden(TEXTS))
     np.testing.assert_allclose(found, trained(model), atol=1e-5)
+    assert np.ptp(found[:, 0]) > 0.2
 
 
 @pytest.fixture

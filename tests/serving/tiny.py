@@ -33,14 +33,19 @@ DECODERS: dict[str, dict[str, Any]] = {
 ENCODERS: dict[str, dict[str, Any]] = {"bert": SHAPE, "roberta": {**SHAPE, "pad_token_id": 0}}
 
 
-def save_tokenizer(folder: Path) -> None:
-    """Words, split at white space."""
+def save_tokenizer(folder: Path, family: str = "llama") -> None:
+    """Words, split at white space; Qwen2 has a tokenizer of its own, which takes characters."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    model = models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if family == "qwen2":
+        characters = {word: index for index, word in enumerate([*WORDS[:3], *"Ġw0123456789"])}
+        tokenizer = Tokenizer(models.BPE(vocab=characters, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        words = {word: index for index, word in enumerate(WORDS)}
+        tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     ).save_pretrained(folder)
@@ -53,7 +58,7 @@ def save_language_model(folder: Path, family: str = "llama", seed: int = 0) -> N
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **DECODERS[family])
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    save_tokenizer(folder)
+    save_tokenizer(folder, family)
 
 
 def save_backbone(folder: Path, family: str, seed: int = 0) -> None:
@@ -63,7 +68,7 @@ def save_backbone(folder: Path, family: str, seed: int = 0) -> None:
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**DECODERS, **ENCODERS}[family])
     AutoModel.from_config(config).save_pretrained(folder)
-    save_tokenizer(folder)
+    save_tokenizer(folder, family)
 
 
 def texts(count: int, seed: int = 0) -> list[str]:

@@ -11,10 +11,12 @@ B rows, T tokens, D hidden size, C classes.
 """
 
 import copy
+import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
@@ -23,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from serving.heads import HEAD_FILE
 from w2s.errors import UserError
@@ -255,8 +258,18 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     Adapters must have been merged.
     """
     classifier.backbone.save_pretrained(folder)
+    _write_index(folder)
     head = classifier.head
     write_head(Head(head.weight, head.bias, classifier.options), folder)
+
+
+def _write_index(folder: Path) -> None:
+    """Say which file holds the backbone: engines that serve it would read the head for a part."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.exists():
+        with safe_open(folder / SAFE_WEIGHTS_NAME, framework="pt") as file:
+            weight_map = dict.fromkeys(file.keys(), SAFE_WEIGHTS_NAME)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def save_adapted(classifier: Classifier, folder: Path) -> None:
