@@ -15,7 +15,7 @@ from serving.debate.protocols.base import DebateProtocol
 from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.spec import Spec
-from w2s.stages.base import Stage
+from w2s.stages.base import Stage, closure
 from w2s.stages.evaluate import Evaluate
 from w2s.stages.models import Model
 from w2s.stages.oversight import Oversight
@@ -41,7 +41,7 @@ class Roles:
     arms: dict[str, Evaluate] = field(default_factory=dict)
     """What else the method has scored, by name."""
     oversight: tuple[Oversight, ...] = ()
-    """What the supervisors' transcripts did to them, one a supervisor; of two classes only."""
+    """What transcripts did to the supervisors that read them; of two classes only."""
 
     @property
     def evaluations(self) -> tuple[Evaluate, ...]:
@@ -126,6 +126,7 @@ class Experiment(Spec):
         if not transcripts or self.task.num_classes != 2:
             return ()
         supervisors = self.method.members(setup) or (supervision,)
+        below = {each.key: (each, closure([each])) for each in supervisors}
         unaided = self.method.unaided(setup)
         return tuple(
             Oversight(
@@ -135,5 +136,7 @@ class Experiment(Spec):
                 truths=(setup.truth("val"), setup.truth("test")),
                 prompts=setup.prompts,
             )
-            for read, supervisor in zip(transcripts, supervisors, strict=True)
+            for key, read in {each.key: each for each in transcripts}.items()
+            for supervisor, inputs in below.values()
+            if key in inputs
         )
