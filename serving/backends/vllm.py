@@ -96,7 +96,7 @@ class Vllm(Backend, frozen=True):
             Root URL of the HTTP routes.
         """
         with _STARTING:
-            root_url = _start_serve(self.http_port)
+            root_url = start_serve(self.http_port)
             with _own_logging():
                 import serving.vllm_server  # noqa: F401
         return root_url
@@ -178,7 +178,7 @@ class HandleTransport:
             raise CompletionFailed(f"no such deployment: {error}") from error
 
 
-def _start_serve(http_port: int) -> str:
+def start_serve(http_port: int) -> str:
     """Start Serve on this cluster, or find it running; its root URL."""
     import ray
     from ray import serve
