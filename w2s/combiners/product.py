@@ -34,4 +34,4 @@ class Product(Combiner):
     def combine(self, probabilities_MNC: Floats, held_out: HeldOut | None = None) -> Floats:
         """Add the members' log-probabilities, times their powers."""
         powers_M = np.array(self.powers or [1.0] * len(probabilities_MNC))
-        return softmax(np.tensordot(powers_M, logs(probabilities_MNC), axes=1))
+        return softmax(np.einsum("m,mnc->nc", powers_M, logs(probabilities_MNC)))

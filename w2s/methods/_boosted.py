@@ -29,9 +29,14 @@ class Rounds(Method):
         """Those of the method within."""
         return self.of.truth_in_labels
 
-    def transcripts(self, setup: Setup) -> tuple[Stage, ...]:
+    @property
+    def truth_in_contexts(self) -> frozenset[Split]:
         """Those of the method within."""
-        return self.of.transcripts(setup)
+        return self.of.truth_in_contexts
+
+    def contexts(self, setup: Setup) -> tuple[Stage, ...]:
+        """Those of the method within."""
+        return self.of.contexts(setup)
 
     def first(self, setup: Setup) -> Stage:
         """The supervisor of the first round: the plain one, that predicts its own rows too."""

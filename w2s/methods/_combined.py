@@ -43,7 +43,8 @@ class Combined(Method):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `val` where the number of members is chosen on it."""
-        return super().truth_in_labels | ({"val"} if self.select_size else set())
+        chosen_on: frozenset[Split] = frozenset({"val"}) if self.select_size else frozenset()
+        return super().truth_in_labels | chosen_on
 
     def each(self, setup: Setup) -> tuple[Stage, ...]:
         """The members' supervision; `setup` says what they learn."""

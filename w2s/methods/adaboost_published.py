@@ -21,7 +21,7 @@ class AdaBoostPublished(AdaBoosted):
     @property
     def truth_in_labels(self) -> frozenset[Split]:
         """Also `val`: errors of the rounds are measured there."""
-        return super().truth_in_labels | {"val"}
+        return super().truth_in_labels | frozenset[Split]({"val"})
 
     @property
     def _form(self) -> Form:

@@ -182,7 +182,10 @@ class Joined:
         shared_N = np.ones(len(rows), dtype=bool)
         for frame, member in zip(frames, members, strict=True):
             shared_N &= rows.isin(frame.index)
-            labelled = [index.get_level_values(0) != "weak_train" for index in (rows, frame.index)]
+            labelled = [
+                np.asarray(index.get_level_values(0) != "weak_train")
+                for index in (rows, frame.index)
+            ]
             if not shared_N[labelled[0]].all() or labelled[0].sum() != labelled[1].sum():
                 raise ValueError(
                     f"member {member.name} ({member.key}) predicts other rows than the first member"

@@ -105,7 +105,8 @@ class Finetune(Stage):
     @property
     def adapts_base(self) -> bool:
         """Whether what it learns is an adapter of the base model, and a head."""
-        return self.train.mode == "lora" and not isinstance(self.start, Finetune)
+        whole = self.train.head_layer == -1
+        return self.train.mode == "lora" and whole and not isinstance(self.start, Finetune)
 
     @property
     def name(self) -> str:

@@ -206,7 +206,7 @@ def test_an_ensemble_over_methods_takes_their_supervision_at_each_seed() -> None
     planned = combined("ensemble", of=["naive", {"kind": "debate", "debater": "weak"}], num_seeds=2)
     here = setup(1)
     first, second = here.at_seed(MAX_MEMBERS), here.at_seed(MAX_MEMBERS + 1)
-    naive, debate = planned.of
+    naive, debate = method("naive"), method("debate", debater="weak")
     assert keys(planned.members(here)) == [
         naive.supervision(first).key,
         debate.supervision(first).key,

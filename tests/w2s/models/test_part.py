@@ -36,7 +36,7 @@ def test_a_model_cut_after_a_block_reads_its_output_through_the_last_norm(
         if hasattr(whole, name):
             hidden = getattr(whole, name)(hidden)
     if family == "opt":
-        hidden = whole.decoder.final_layer_norm(hidden)
+        hidden = whole.get_submodule("decoder.final_layer_norm")(hidden)
     torch.testing.assert_close(read, hidden, atol=1e-5, rtol=1e-4)
 
     save_classifier(classifier, tmp_path)

@@ -26,7 +26,7 @@ def rows(split: str, ids: str, ones: list[float]) -> list[tuple[str, str, list[f
 def combined(given: Artifacts, stage: Ensemble) -> dict[str, float]:
     """Probability of class 1 by row id."""
     frame = read_predictions(given.run(stage)).set_index("row_id")
-    return np.exp(frame["logprob_1"]).to_dict()
+    return {str(row): float(np.exp(value)) for row, value in frame["logprob_1"].items()}
 
 
 def weighed_truth(
