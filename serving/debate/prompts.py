@@ -219,7 +219,8 @@ class DebatePrompts(ServingSpec, frozen=True):
     incorrect_label: str = " incorrect"
     """What comes after `choose` and `verdict` for the position `incorrect`, with its space."""
     max_tokens: tuple[int, ...] = Field(default=(192,), min_length=1)
-    """Longest completion in each round, in tokens; the last entry holds for all rounds after it."""
+    """Longest argument, in tokens, by how many speeches its speaker reads: none, one, two, ...; the
+    last entry holds for all larger numbers."""
     thinking_tokens: int = Field(default=256, ge=1)
     """Tokens that private thinking adds to a completion, at most."""
     question_tokens: int = Field(default=48, ge=1)
@@ -255,9 +256,9 @@ class DebatePrompts(ServingSpec, frozen=True):
         """What a model says for `correct` and for `incorrect`, in this order."""
         return self.correct_label, self.incorrect_label
 
-    def tokens_of(self, index: int) -> int:
-        """Longest argument in a round of speeches, counted from 0."""
-        return self.max_tokens[min(index, len(self.max_tokens) - 1)]
+    def tokens_of(self, num_read: int) -> int:
+        """Longest argument of a speaker that reads so many speeches."""
+        return self.max_tokens[min(num_read, len(self.max_tokens) - 1)]
 
     def rules(self, *, thinking: bool, quotes: bool) -> str:
         """What speakers are told beside their task."""

@@ -135,7 +135,7 @@ async def live_debate(
         protocol, [question], speakers, seed, prompts, {question.id: pick} if pick else None
     )
     for slot in protocol.slots():
-        request = debate.request(slot, _sampling(protocol, prompts, slot))
+        request = debate.request(slot)
         yield TurnStarted(slot.side, request.position, request.speaker.model)
         if request.num_candidates > 1:
             await _play([slot], [debate])
@@ -180,27 +180,32 @@ class _Debate:
     positions: dict[Side, Position]
     pick: Position
     prompts_digest: str
+    samplings: dict[int, Sampling]
+    """How speeches are drawn, by how many their speaker reads; shared by the debates of a batch."""
     turns: list[Turn] = field(default_factory=list)
 
-    def request(self, slot: Slot, sampling: Sampling) -> _Request:
+    def request(self, slot: Slot) -> _Request:
         """What the speaker of a turn is asked, from the rounds before."""
         protocol, prompts = self.protocol, self.prompts
         seen = [turn for turn in self.turns if turn.round < slot.round]
         position = self.positions.get(slot.side, "")
         speaker = self.speakers[protocol.voice(slot.side, position, self.pick)]
-        limit = _limit(speaker, sampling.max_tokens)
         if slot.side == "judge":
+            sampling = question_sampling(protocol, prompts)
+            limit = _limit(speaker, sampling.max_tokens)
             prompt = prompts.question_prompt(self.question, seen, limit)
         else:
+            visible = protocol.visible(seen, slot.side)
+            sampling = self._sampling(sum(turn.side != "judge" for turn in visible))
             prompt = prompts.prompt(
                 self.question,
                 slot.side,
                 position,
                 slot.index,
-                protocol.visible(seen, slot.side),
+                visible,
                 consults=protocol.consults,
                 rules=prompts.rules(thinking=protocol.thinking, quotes=protocol.verify_quotes),
-                limit=limit,
+                limit=_limit(speaker, sampling.max_tokens),
             )
         number = protocol.best_of if slot.side != "judge" else 1
         seeds = (
@@ -264,6 +269,11 @@ class _Debate:
             chosen=self.pick if self.protocol.open else "",
         )
 
+    def _sampling(self, num_read: int) -> Sampling:
+        if num_read not in self.samplings:
+            self.samplings[num_read] = sampling_of(self.protocol, self.prompts, num_read)
+        return self.samplings[num_read]
+
     def _spoken(self, request: _Request, written: str) -> tuple[str, str]:
         if request.slot.side == "judge":
             return written.strip(), ""
@@ -284,13 +294,6 @@ def _limit(speaker: Speaker, num_tokens: int) -> Limit | None:
     if speaker.count is None or speaker.max_tokens is None:
         return None
     return TokenLimit(max(0, speaker.max_tokens - num_tokens), speaker.count)
-
-
-def _sampling(protocol: DebateProtocol, prompts: DebatePrompts, slot: Slot) -> Sampling:
-    """How a turn is drawn."""
-    if slot.side == "judge":
-        return question_sampling(protocol, prompts)
-    return sampling_of(protocol, prompts, slot.index)
 
 
 async def _start(
@@ -315,6 +318,7 @@ async def _start(
         assert picks is not None
         found = [picks[question.id] for question in questions]
     prompts_digest = prompts.digest
+    samplings: dict[int, Sampling] = {}
     return [
         _Debate(
             protocol=protocol,
@@ -325,6 +329,7 @@ async def _start(
             positions=protocol.positions(question.id, seed, pick),
             pick=pick,
             prompts_digest=prompts_digest,
+            samplings=samplings,
         )
         for question, pick in zip(questions, found, strict=True)
     ]
@@ -341,9 +346,7 @@ async def _beliefs(
 
 async def _play(slots: Sequence[Slot], debates: Sequence[_Debate]) -> None:
     """One round of all debates: what one client is asked goes in one call."""
-    protocol, prompts = debates[0].protocol, debates[0].prompts
-    asked_how = [(slot, _sampling(protocol, prompts, slot)) for slot in slots]
-    requests = [(debate, debate.request(*how)) for debate in debates for how in asked_how]
+    requests = [(debate, debate.request(slot)) for debate in debates for slot in slots]
     by_speaker: dict[tuple[int, Sampling], list[int]] = {}
     for index, (_, request) in enumerate(requests):
         key = (id(request.speaker.client), request.sampling)

@@ -56,9 +56,9 @@ def split_thinking(written: str) -> tuple[str, str]:
     return _TAG.sub("", text).strip(), _TAG.sub("", thinking).strip()
 
 
-def sampling_of(protocol: DebateProtocol, prompts: DebatePrompts, index: int) -> Sampling:
-    """How a debater's turn is drawn in a round of speeches, counted from 0."""
-    tokens = prompts.tokens_of(index)
+def sampling_of(protocol: DebateProtocol, prompts: DebatePrompts, num_read: int) -> Sampling:
+    """How the turn of a debater is drawn that reads so many speeches."""
+    tokens = prompts.tokens_of(num_read)
     if protocol.thinking:
         tokens += prompts.thinking_tokens
     return Sampling(

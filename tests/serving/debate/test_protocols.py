@@ -200,6 +200,25 @@ def test_speakers_are_told_the_rules_and_words_beyond_the_limit_are_cut() -> Non
     assert {sampling.max_tokens for sampling in model.samplings} == {192 + 256}
 
 
+@pytest.mark.parametrize(
+    ("protocol", "tokens"),
+    [
+        (Sequential(num_turns=4), [7, 6, 3, 3]),
+        (Simultaneous(num_rounds=2), [7, 3]),
+        (Simultaneous(num_rounds=2, own_turns=False), [7, 6]),
+        (Consultancy(position="both", num_turns=2), [7, 6]),
+        (Sequential(num_turns=2, judge_questions=True), [7, 5, 6]),
+    ],
+)
+def test_how_long_an_argument_may_be_follows_from_what_its_speaker_reads(
+    protocol: DebateProtocol, tokens: list[int]
+) -> None:
+    model = Recording()
+    prompts = DebatePrompts(max_tokens=(7, 6, 3), question_tokens=5)
+    debate(protocol, model, questions=QUESTIONS[:1], prompts=prompts)
+    assert [sampling.max_tokens for sampling in model.samplings] == tokens
+
+
 def test_without_rules_the_prompt_says_nothing_of_them() -> None:
     model = Recording()
     debate(Sequential(), model)
