@@ -50,7 +50,7 @@ def _lines(board: Board, cell: Cell) -> Iterator[tuple[Field, ...]]:
         )
 
 
-def _share(values: "pd.Series[float]") -> Field:
+def _share(values: pd.Series) -> Field:
     """The mean, as a percentage; a dash where no run has the number."""
     found = values.to_numpy(np.float64)
     if np.isnan(found).all():

@@ -88,7 +88,7 @@ class AlignerLabels(Stage):
             truth["split"].tolist() + labels.index["split"].tolist(),
             truth["row_id"].tolist() + labels.index["row_id"].tolist(),
             np.concatenate([np.log(np.maximum(true_NC, SMALLEST_PROBABILITY)), labels.logprobs_NC]),
-            np.concatenate([anchor_N, weights_N]),
+            np.concatenate([anchor_N.astype(np.float64), weights_N]),
         )
         (context.output_dir / KEPT_FILE).write_text(json.dumps(float(kept_N.mean())))
 

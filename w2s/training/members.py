@@ -128,15 +128,13 @@ class _Once(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
-        self._read: Tensor | None = None
-        self._logits: Tensor | None = None
+        self._known: tuple[Tensor, Tensor] | None = None
 
     def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
         """Logits [B, C]."""
-        if self._logits is None or self._read is not input_ids_BT:
-            self._read = input_ids_BT
-            self._logits = self._model(input_ids_BT, attention_mask_BT)
-        return self._logits
+        if self._known is None or self._known[0] is not input_ids_BT:
+            self._known = input_ids_BT, self._model(input_ids_BT, attention_mask_BT)
+        return self._known[1]
 
 
 def _of_member(batch: Batch, member: int) -> Batch:
