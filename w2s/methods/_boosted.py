@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from w2s.methods._combined import learning_from
+from w2s.methods._combined import learning_from, refuse_corrections
 from w2s.methods.base import Method
 from w2s.spec import OneOf, parse
 from w2s.stages.base import Stage
@@ -39,7 +39,12 @@ class Rounds(Method):
         return self.of.contexts(setup)
 
     def first(self, setup: Setup) -> Stage:
-        """The supervisor of the first round: the plain one, that predicts its own rows too."""
+        """The supervisor of the first round: the plain one, that predicts its own rows too.
+
+        Raises:
+            UserError: it would be a correction of others.
+        """
+        refuse_corrections(self, setup)
         return self.of.supervision(replace(setup, supervisor_predicts=SPLITS))
 
 

@@ -15,8 +15,10 @@ from w2s.errors import UserError
 from w2s.methods.base import Method
 from w2s.spec import OneOf
 from w2s.stages.base import Stage
+from w2s.stages.boosting import Residual, Reweighted
+from w2s.stages.data import GroundTruth
 from w2s.stages.ensemble import Ensemble
-from w2s.stages.resample import HeldOutTruth
+from w2s.stages.resample import HeldOutTruth, ResampledTruth
 from w2s.stages.setup import Setup
 from w2s.types import SPLITS, Split
 
@@ -62,12 +64,18 @@ class Combined(Method):
         """The members, combined.
 
         Raises:
-            UserError: the combiner's fields are for another number of members.
+            UserError: two members are the same supervisor, the combiner's fields are for another
+                number of members, or members are corrections of others and are to be judged.
         """
         here = self._learning(setup)
         members = self.each(here)
-        if len(members) < 2:
-            raise UserError(f"{self.kind} combines members, but there is {len(members)} here")
+        different = len({member.key for member in members})
+        if different < max(2, len(members)):
+            raise UserError(
+                f"{self.label} combines {len(members)} supervisors of which {different} differ; "
+                "each is to be another one, and there are to be two or more: methods that only "
+                "change a student's labels or recipe have the supervisor of the method within"
+            )
         self.combine.check_members(len(members))
         return Ensemble(
             members=members,
@@ -79,6 +87,8 @@ class Combined(Method):
 
     def _learning(self, setup: Setup) -> Setup:
         """The setup of the members: they leave rows out where the combiner is fitted on some."""
+        if self.combine.is_fitted or self.select_size:
+            refuse_corrections(self, setup)
         if not self.combine.is_fitted:
             return setup
         held_out = HeldOutTruth(
@@ -88,6 +98,24 @@ class Combined(Method):
             seed=setup.seed,
         )
         return replace(setup, supervisor_labels=held_out, supervisor_predicts=SPLITS)
+
+
+def refuse_corrections(method: Method, setup: Setup) -> None:
+    """Refuse to judge members by how right they are where they are rounds of gradient boosting.
+
+    Raises:
+        UserError: supervisors learn on top of others' logits.
+    """
+    learnt = setup.weak_truth
+    while not isinstance(learnt, Residual | GroundTruth):
+        assert isinstance(learnt, ResampledTruth | HeldOutTruth | Reweighted)
+        learnt = learnt.labels
+    if isinstance(learnt, Residual):
+        raise UserError(
+            f"{method.label!r} cannot stand within gradient_boosting: it asks how right its "
+            "supervisors are, and there they are corrections of others; put gradient_boosting "
+            "within it, or both into `ensemble`"
+        )
 
 
 def learning_from(method: Method, setup: Setup, labels: Stage) -> Stage:

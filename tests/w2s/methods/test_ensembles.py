@@ -25,6 +25,9 @@ from w2s.types import SPLITS
 
 ROUNDS = [kind for kind in available(Method) if isinstance(parse(Method, kind), Rounds)]
 COMBINED = [kind for kind in available(Method) if isinstance(parse(Method, kind), Combined)]
+METHODS = available(Method)
+LEARNS_NOTHING = {"judge", "simulable_errors", "style_only"}
+"""Methods whose supervisors are not finetuned on truth of `weak_train`."""
 SIZES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "bagging": ({"num_members": 2}, {"num_members": 4}),
     "debate_ensemble": ({"num_members": 2}, {"num_members": 4}),
@@ -341,3 +344,46 @@ def test_an_ensemble_of_boosted_and_bagged_supervisors_combines_what_they_combin
     assert ensemble.held_out is not None
     for stage in classifiers(ensemble):
         assert ensemble.held_out.key in closure([stage.labels])
+
+
+@pytest.mark.parametrize("kind", [*METHODS])
+def test_any_method_can_be_a_member_bagged_or_boosted_if_its_supervisor_learns(kind: str) -> None:
+    outer: list[tuple[str, dict[str, object]]] = [
+        ("ensemble", {"of": [kind], "num_seeds": 2}),
+        ("bagging", {"of": kind, "num_members": 2}),
+        ("adaboost", {"of": kind, "num_rounds": 2}),
+        ("gradient_boosting", {"of": kind, "num_rounds": 2}),
+    ]
+    for name, fields in outer:
+        planned = method(name, **fields)
+        if name == "gradient_boosting" and kind in ROUNDS:
+            with pytest.raises(UserError, match="cannot stand within gradient_boosting"):
+                planned.supervision(setup())
+            continue
+        if kind in LEARNS_NOTHING and name != "ensemble":
+            with pytest.raises(UserError, match="learns nothing from weak_train"):
+                planned.supervision(setup())
+            continue
+        needed = closure([planned.supervision(setup())]).values()
+        truth = {each.split for each in needed if isinstance(each, GroundTruth)}
+        # What a method only does to labels has no part in its supervision.
+        assert truth <= planned.truth_in_labels
+        seeds = (0, 1) if name == "ensemble" else (0,)
+        read = [stage for seed in seeds for stage in method(kind).contexts(setup(seed))]
+        assert keys(planned.contexts(setup())) == keys(tuple(read))
+
+
+def test_the_same_supervisor_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="combines 2 supervisors of which 1 differ"):
+        combined("ensemble", of=["naive", "bootstrapping"]).supervision(setup())
+    with pytest.raises(UserError, match="combines 1 supervisors of which 1 differ"):
+        combined("ensemble", of=["naive"]).supervision(setup())
+
+
+def test_corrections_of_others_are_not_judged_by_how_right_they_are() -> None:
+    for fields in ({"combine": "stacking"}, {"select_size": True}):
+        inner = {"kind": "finetune_ensemble", **fields}
+        with pytest.raises(UserError, match=r"it asks how right its supervisors are"):
+            method("gradient_boosting", of=inner).supervision(setup())
+    method("gradient_boosting", of="finetune_ensemble").supervision(setup())
+    method("adaboost", of="gradient_boosting").supervision(setup())
