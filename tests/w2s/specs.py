@@ -53,7 +53,7 @@ from w2s.stages.posterior import EMPosterior
 from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
 from w2s.stages.prompt import Prompted
-from w2s.stages.recursion import AlignerLabels, SelectedGeneration
+from w2s.stages.recursion import AlignerLabels, Anchor, SelectedGeneration
 from w2s.stages.relabel import OverlapDensity, ProbeRelabel
 from w2s.stages.resample import HeldOutTruth, ResampledTruth
 from w2s.stages.selection import ConfidentSelection
@@ -128,9 +128,8 @@ def stages() -> list[BaseModel]:
     )
     own_truth = GroundTruth(task=task, split="strong_train")
     difficulty = Difficulty(predictions=(tuned, tuned), truths=(own_truth,))
-    update = AlignerLabels(
-        student=tuned, other=tuned, truth=truth, threshold=0.75, num_anchor=8, seed=0
-    )
+    anchor = Anchor(truth=truth, num_rows=8, seed=0)
+    update = AlignerLabels(student=tuned, other=tuned, anchor=anchor, by="top_share")
     debate = Debate(
         debater=model, prompts=prompts, templates=DebatePrompts(), protocol=Sequential(), seed=0
     )
@@ -176,6 +175,7 @@ def stages() -> list[BaseModel]:
         ShuffledLabels(labels=tuned, seed=0),
         MemberLabels(members=(tuned, tuned), weights=parse(Weighting, "mean")),
         ConfidentSelection(labels=tuned, by="top_share"),
+        anchor,
         update,
         SelectedGeneration(
             aligners=(tuned, tuned), students=(tuned, tuned), updates=(update,), min_gain=0.01

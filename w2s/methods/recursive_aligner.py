@@ -15,9 +15,10 @@ from w2s.errors import UserError
 from w2s.losses.xent import Xent
 from w2s.methods._around import Around
 from w2s.stages.base import Stage
-from w2s.stages.recursion import AlignerLabels, SelectedGeneration
+from w2s.stages.recursion import AlignerLabels, Anchor, SelectedGeneration
 from w2s.stages.setup import Setup
 from w2s.tasks.base import shape_of
+from w2s.types import TrainSplit
 
 SEEDS_APART = 100_000
 """Between the seeds of an experiment's own trainings; no other experiment seed lies there."""
@@ -44,13 +45,19 @@ class RecursiveAligner(Around):
     update: Literal["student", "aligner"] = "student"
     """Base model of the next aligner: the student's (the strong one, with its recipe and loss) or
     the first aligner's (the weak one, with the supervisors' recipe and cross-entropy)."""
+    by: Literal["threshold", "top_share"] = "top_share"
+    """Of a student's consistent labels the next aligner learns those above a confidence, or the
+    most confident of each class."""
     threshold: float = Field(default=0.75, ge=0, le=1)
-    """Lowest probability of the top class of a student's label that the next aligner learns."""
+    """Lowest probability of the top class, for `by = "threshold"`."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the consistent rows of each class, for `by = "top_share"`."""
     consistent_with: Literal["aligner", "second_student"] = "aligner"
     """Who has to say the same about a row: the aligner that taught the student, or a second student
     with another seed."""
-    num_anchor: int = Field(default=64, ge=0)
-    """Rows of `weak_train` whose ground truth every aligner but the first learns, too."""
+    num_anchor: int = Field(default=64, ge=1)
+    """Rows of `weak_train` whose ground truth every aligner but the first learns, too. The arm
+    `anchor alone` is the aligners' model with nothing else."""
     min_gain: float = Field(default=0.005, ge=0, lt=1)
     """Rise of held-out agreement, as a share of `val`, that counts as none when it is smaller."""
 
@@ -69,13 +76,15 @@ class RecursiveAligner(Around):
         )
 
     def arms(self, setup: Setup) -> dict[str, Stage]:
-        """Aligner and student of every generation; 0 is the method within."""
+        """Aligner and student of every generation, 0 the method within; and the control."""
         chain = self._chain(setup, self.labels(setup))
-        return {
+        turns = {
             f"{role} {number}": stage
             for number, pair in enumerate(zip(chain.aligners, chain.students, strict=True))
             for role, stage in zip(("aligner", "student"), pair, strict=True)
         }
+        alone = self._aligner(setup, self._anchor(setup), "weak_train", chain.aligners[0])
+        return turns | {"anchor alone": alone}
 
     def _chain(self, setup: Setup, labels: Stage) -> Chain:
         num_rows = shape_of(setup.task).num_rows["weak_train"]
@@ -94,24 +103,29 @@ class RecursiveAligner(Around):
                 AlignerLabels(
                     student=student,
                     other=other,
-                    truth=setup.truth("weak_train"),
+                    anchor=self._anchor(setup),
+                    by=self.by,
                     threshold=self.threshold,
-                    num_anchor=self.num_anchor,
-                    seed=setup.seed,
+                    share=self.share,
                 )
             )
-            aligners.append(self._aligner(_apart(setup, 2 * number - 1), updates[-1]))
+            here = _apart(setup, 2 * number - 1)
+            aligners.append(self._aligner(here, updates[-1], "both", updates[-1]))
             students.append(self.of.learn(setup, aligners[-1]))
         return Chain(tuple(aligners), tuple(students), tuple(updates))
 
-    def _aligner(self, setup: Setup, labels: AlignerLabels) -> Stage:
+    def _anchor(self, setup: Setup) -> Anchor:
+        return Anchor(truth=setup.truth("weak_train"), num_rows=self.num_anchor, seed=setup.seed)
+
+    def _aligner(self, setup: Setup, labels: Stage, split: TrainSplit, val_labels: Stage) -> Stage:
         by_student = self.update == "student"
         return setup.classifier(
             setup.strong if by_student else setup.weak,
             labels,
-            "both",
+            split,
             recipe=setup.student_train if by_student else setup.supervisor_train,
             loss=setup.loss if by_student else Xent(),
+            val_labels=val_labels,
         )
 
 

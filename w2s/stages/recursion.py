@@ -11,43 +11,33 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, model_validator
 
-from w2s.errors import UserError
 from w2s.spec import Spec
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.checkpoints import CHECKPOINTS_FILE, TRAINING_FILE
-from w2s.stages.data import GroundTruth, read_truth
+from w2s.stages.data import LABELS_FILE, GroundTruth, read_truth
 from w2s.stages.labels import SMALLEST_PROBABILITY, probabilities_of, read_labels
 from w2s.stages.mixing import budgeted
 from w2s.stages.predictions import PREDICTIONS_FILE, write_predictions
+from w2s.stages.selection import top_share_per_class
 
 GENERATIONS_FILE = "generations.json"
 KEPT_FILE = "kept.json"
 
 
-class AlignerLabels(Stage):
-    """What the next aligner learns: a student's labels it can trust, and a few true ones.
+class Anchor(Stage):
+    """Ground truth of a few rows of `weak_train`; the others have weight 0."""
 
-    Labels of `strong_train` that are unsure, or that `other` contradicts, get weight 0; so do all
-    rows of `weak_train` outside the anchor.
-    """
-
-    student: SerializeAsAny[Stage]
-    """Predictions of the student."""
-    other: SerializeAsAny[Stage]
-    """Predictions that a label has to be consistent with: the same most probable class."""
     truth: GroundTruth
-    """Ground truth of `weak_train`, of which the anchor is a part."""
-    threshold: float = Field(ge=0, le=1)
-    """Lowest probability of the top class of a label that is kept."""
-    num_anchor: int = Field(ge=0)
-    """Rows of `weak_train` whose truth is learnt too; more than there are: all."""
+    """Ground truth of `weak_train`."""
+    num_rows: int = Field(ge=1)
+    """Rows with weight 1; more than there are: all."""
     seed: int = Field(ge=0)
     """Which rows. A larger anchor at the same seed holds the rows of a smaller one."""
 
@@ -60,45 +50,70 @@ class AlignerLabels(Stage):
     @property
     def name(self) -> str:
         """Readable name."""
+        return f"anchor-{self.num_rows}-s{self.seed}"
+
+    def run(self, context: StageContext) -> None:
+        """Write `labels.parquet` with weights."""
+        truth = read_truth(context.path(self.truth))
+        chosen_N = budgeted(len(truth), self.num_rows, self.seed)
+        truth.assign(weight=chosen_N.astype(np.float32)).to_parquet(
+            context.output_dir / LABELS_FILE, index=False
+        )
+
+
+class AlignerLabels(Stage):
+    """What the next aligner learns: a student's labels it can trust, and a few true ones.
+
+    Labels of `strong_train` that are unsure, or that `other` contradicts, get weight 0.
+    """
+
+    student: SerializeAsAny[Stage]
+    """Predictions of the student."""
+    other: SerializeAsAny[Stage]
+    """Predictions that a label has to be consistent with: the same most probable class."""
+    anchor: Anchor
+    """Truth of some rows of `weak_train`."""
+    by: Literal["threshold", "top_share"]
+    """Of the consistent labels, keep those above a confidence, or the most confident of each
+    class."""
+    threshold: float = Field(default=0.75, ge=0, le=1)
+    """Lowest probability of the top class, for `by = "threshold"`."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the consistent rows of each class, for `by = "top_share"`."""
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
         return f"aligner-labels-of-{self.student.name}"
 
     def run(self, context: StageContext) -> None:
-        """Write the labels, and `kept.json`: the share of the student's labels that is kept.
-
-        Raises:
-            UserError: there is nothing to learn.
-        """
+        """Write the labels, and `kept.json`: the share of the student's labels that is kept."""
         labels = read_labels(context.path(self.student))
-        probabilities_NC = labels.probabilities_NC
+        student_NC = labels.probabilities_NC
         other_NC = probabilities_of(context.path(self.other), labels.row_ids, "strong_train")
-        kept_N = trusted(probabilities_NC, other_NC, self.threshold)
-        truth = read_truth(context.path(self.truth))
-        if not kept_N.any() and self.num_anchor == 0:
-            raise UserError(
-                f"no label of the student is consistent and has a confidence of {self.threshold} "
-                f"or more (the highest is {probabilities_NC.max():.3f}), and there is no anchor: "
-                "lower `threshold`, or raise `num_anchor`"
-            )
-        anchor_N = budgeted(len(truth), self.num_anchor, self.seed)
-        true_NC = np.eye(probabilities_NC.shape[1])[truth["label"].to_numpy()]
+        kept_N = self._trusted(student_NC, other_NC)
+        anchor = read_truth(context.path(self.anchor))
+        true_NC = np.eye(student_NC.shape[1])[anchor["label"].to_numpy()]
         weights_N = labels.weights_N.copy()
         weights_N[labels.train] = kept_N
         write_predictions(
             context.output_dir,
-            truth["split"].tolist() + labels.index["split"].tolist(),
-            truth["row_id"].tolist() + labels.index["row_id"].tolist(),
+            anchor["split"].tolist() + labels.index["split"].tolist(),
+            anchor["row_id"].tolist() + labels.index["row_id"].tolist(),
             np.concatenate([np.log(np.maximum(true_NC, SMALLEST_PROBABILITY)), labels.logprobs_NC]),
-            np.concatenate([anchor_N.astype(np.float64), weights_N]),
+            np.concatenate([anchor["weight"].to_numpy(np.float64), weights_N]),
         )
         (context.output_dir / KEPT_FILE).write_text(json.dumps(float(kept_N.mean())))
 
-
-def trusted(
-    student_NC: NDArray[np.floating], other_NC: NDArray[np.floating], threshold: float
-) -> NDArray[np.bool_]:
-    """[N] whether a label is as sure as the threshold and both have the same top class."""
-    same_N = student_NC.argmax(1) == other_NC.argmax(1)
-    return same_N & (student_NC.max(1) >= threshold)
+    def _trusted(
+        self, student_NC: NDArray[np.floating], other_NC: NDArray[np.floating]
+    ) -> NDArray[np.bool_]:
+        """[N] whether a label is sure and not contradicted."""
+        classes_N, confidence_N = student_NC.argmax(1), student_NC.max(1)
+        same_N = classes_N == other_NC.argmax(1)
+        if self.by == "threshold":
+            return same_N & (confidence_N >= self.threshold)
+        return top_share_per_class(confidence_N, classes_N, self.share, same_N)
 
 
 class Generation(Spec):

@@ -37,7 +37,7 @@ FIELDS: dict[str, dict[str, object]] = {
     "easy_to_hard": {"max_difficulty": 3, "num_rows": 6},
     "generative_finetuning": {"weak_too": True, "train": GenerativeConfig(batch_size=8)},
     "overlap_density": {"num_neighbors": 5},
-    "recursive_aligner": {"num_anchor": 8, "threshold": 0.5},
+    "recursive_aligner": {"num_anchor": 8},
     "saliency": {"probe": ProbeConfig(epochs=3)},
     "synthetic_errors": {"errors": "hardest"},
 }
@@ -211,7 +211,7 @@ def test_an_aligner_learns_rows_of_both_splits_in_every_mode(
     fields = {**FIELDS["recursive_aligner"], "num_updates": 1, "update": update}
     method = parse(Method, {"kind": "recursive_aligner", **fields})
     recipe = TrainConfig.model_validate(
-        {**dict(FAST), "mode": mode, "probe": ProbeConfig(epochs=3)}
+        {**dict(FAST), "mode": mode, "probe": ProbeConfig(epochs=3), "num_checkpoints": 2}
     )
     roles = experiment(ladder, method, recipe=recipe).roles(0)
     for evaluate in (roles.student, *roles.arms.values()):

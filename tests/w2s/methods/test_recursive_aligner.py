@@ -7,7 +7,7 @@ from w2s.errors import UserError
 from w2s.stages.base import Stage
 from w2s.stages.data import GroundTruth
 from w2s.stages.finetune import Finetune
-from w2s.stages.recursion import AlignerLabels, SelectedGeneration
+from w2s.stages.recursion import AlignerLabels, Anchor, SelectedGeneration
 
 
 def update_of(aligner: Stage) -> AlignerLabels:
@@ -20,7 +20,8 @@ def test_each_aligner_learns_of_the_student_before_and_teaches_the_next() -> Non
     here = setup()
     planned = method("recursive_aligner", num_updates=2, of="finetune_ensemble")
     arms = planned.arms(here)
-    assert list(arms) == [f"{role} {n}" for n in range(3) for role in ("aligner", "student")]
+    turns = [f"{role} {n}" for n in range(3) for role in ("aligner", "student")]
+    assert list(arms) == [*turns, "anchor alone"]
     within = method("finetune_ensemble")
     assert arms["aligner 0"] == within.labels(here)
     assert arms["student 0"] == within.student(here)
@@ -45,6 +46,15 @@ def test_a_short_recursion_is_the_beginning_of_a_long_one() -> None:
         method("recursive_aligner", num_updates=number).arms(setup()) for number in (1, 3)
     )
     assert [long[name].key for name in short] == [stage.key for stage in short.values()]
+
+
+@pytest.mark.parametrize("update", ["student", "aligner"])
+def test_the_control_is_the_aligners_model_on_the_anchor_alone(update: str) -> None:
+    arms = method("recursive_aligner", update=update).arms(setup())
+    alone, aligner = finetuned(arms["anchor alone"]), finetuned(arms["aligner 1"])
+    assert alone.labels == update_of(aligner).anchor
+    assert alone.train_split == "weak_train"
+    assert (alone.model, alone.train, alone.loss) == (aligner.model, aligner.train, aligner.loss)
 
 
 @pytest.mark.parametrize("update", ["student", "aligner"])
@@ -90,6 +100,7 @@ def test_truth_enters_by_the_supervisor_and_the_anchor_alone(
     assert {each.split for each in stages if isinstance(each, GroundTruth)} == {"weak_train"}
     for stage in stages:
         if isinstance(stage, Finetune) and stage.train_split != "weak_train":
+            assert not any(isinstance(given, Anchor) for given in stage.inputs)
             assert not any(isinstance(given, GroundTruth) for given in stage.inputs)
 
 

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.w2s.stages.given import Artifacts, Given
-from w2s.errors import UserError
+from tests.w2s.stages.given import Artifacts
 from w2s.stages.predictions import read_targets
 from w2s.stages.recursion import (
     AlignerLabels,
+    Anchor,
     SelectedGeneration,
     last_before_stall,
     read_generations,
@@ -40,42 +41,58 @@ def artifacts(tmp_path: Path) -> Artifacts:
     return Artifacts(tmp_path)
 
 
-def update(artifacts: Artifacts, *, num_anchor: int = 4, threshold: float = 0.75) -> AlignerLabels:
+def anchor(artifacts: Artifacts, num_rows: int) -> Anchor:
+    """The anchor, run."""
+    stage = Anchor(truth=artifacts.truth("weak_train", TRUTH), num_rows=num_rows, seed=0)
+    artifacts.run(stage)
+    return stage
+
+
+def update(artifacts: Artifacts, *, num_anchor: int = 4, **fields: Any) -> AlignerLabels:
     return AlignerLabels(
         student=artifacts.predictions("student", STUDENT),
         other=artifacts.predictions("aligner", ALIGNER),
-        truth=artifacts.truth("weak_train", TRUTH),
-        threshold=threshold,
-        num_anchor=num_anchor,
-        seed=0,
+        anchor=anchor(artifacts, num_anchor),
+        **{"by": "threshold", **fields},
     )
 
 
-def test_an_aligner_learns_what_is_sure_and_not_contradicted(artifacts: Artifacts) -> None:
-    folder = artifacts.run(update(artifacts))
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"threshold": 0.75}, {"edge", "sure"}),
+        ({"threshold": 0.8}, {"sure"}),
+        # Of class 0 there is one consistent row, of class 1 two: half of them is one each.
+        ({"by": "top_share", "share": 0.5}, {"edge", "sure"}),
+        ({"by": "top_share", "share": 1.0}, {"edge", "sure", "unsure"}),
+    ],
+)
+def test_an_aligner_learns_what_is_sure_and_not_contradicted(
+    artifacts: Artifacts, fields: dict[str, Any], kept: set[str]
+) -> None:
+    folder = artifacts.run(update(artifacts, **fields))
     row_ids = ["contradicted", "unsure", "edge", "sure"]
     targets = read_targets(folder, "strong_train", row_ids, 2)
-    assert dict(zip(row_ids, targets.weights_N.tolist(), strict=True)) == {
-        "contradicted": 0,
-        "unsure": 0,
-        "edge": 1,
-        "sure": 1,
-    }
+    assert {row for row, weight in zip(row_ids, targets.weights_N, strict=True) if weight} == kept
+    assert set(targets.weights_N.tolist()) == {0, 1}
     np.testing.assert_allclose(targets.probabilities_NC[-1], [0.9, 0.1], rtol=1e-6)
-    assert json.loads((folder / "kept.json").read_text()) == 0.5
+    assert json.loads((folder / "kept.json").read_text()) == len(kept) / 4
     assert read_targets(folder, "val", ["v0"], 2).weights_N.tolist() == [1]
 
 
 def test_the_anchor_is_the_truth_of_a_few_rows_and_grows(artifacts: Artifacts) -> None:
     rows = list(TRUTH)
     chosen = []
-    for number in (0, 3, 5):
-        folder = Artifacts(artifacts.folder / str(number))
-        targets = read_targets(folder.run(update(folder, num_anchor=number)), "weak_train", rows, 2)
+    for number in (1, 3, 5):
+        here = Artifacts(artifacts.folder / str(number))
+        labels = update(here, num_anchor=number)
+        targets = read_targets(here.run(labels), "weak_train", rows, 2)
         assert targets.weights_N.sum() == number
         np.testing.assert_allclose(
             targets.probabilities_NC, np.eye(2)[list(TRUTH.values())], atol=1e-6
         )
+        alone = read_targets(here.inputs[labels.anchor.key], "weak_train", rows, 2)
+        assert alone.weights_N.tolist() == targets.weights_N.tolist()
         chosen.append({row for row, weight in zip(rows, targets.weights_N, strict=True) if weight})
     assert chosen[0] < chosen[1] < chosen[2]
 
@@ -92,25 +109,14 @@ def test_rows_of_both_splits_are_read_in_the_order_asked_for(artifacts: Artifact
         read_targets(folder, ["strong_train", "weak_train"], ["sure", "sure"], 2)
 
 
-def test_nothing_to_learn_is_refused_unless_there_is_an_anchor(tmp_path: Path) -> None:
-    few = Artifacts(tmp_path / "b")
-    with pytest.raises(UserError, match=r"the highest is 0\.900"):
-        few.run(update(few, num_anchor=0, threshold=0.95))
-    anchored = Artifacts(tmp_path / "c")
-    folder = anchored.run(update(anchored, num_anchor=1, threshold=0.95))
+def test_an_aligner_may_learn_its_anchor_alone(artifacts: Artifacts) -> None:
+    folder = artifacts.run(update(artifacts, num_anchor=1, threshold=0.95))
     assert json.loads((folder / "kept.json").read_text()) == 0
 
 
 def test_truth_of_other_splits_is_no_anchor(artifacts: Artifacts) -> None:
     with pytest.raises(ValueError, match="the anchor is of weak_train"):
-        AlignerLabels(
-            student=Given(tag="s"),
-            other=Given(tag="o"),
-            truth=artifacts.truth("strong_train", {"sure": 0}),
-            threshold=0.5,
-            num_anchor=1,
-            seed=0,
-        )
+        Anchor(truth=artifacts.truth("strong_train", {"sure": 0}), num_rows=1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +159,8 @@ def test_the_selected_student_is_the_artifact_and_every_generation_is_noted(
     ]
     (artifacts.inputs[students[1].key] / "training.json").write_text('{"num_steps": 7}')
     first = update(artifacts)
-    second = first.model_copy(update={"num_anchor": 0})
-    second = AlignerLabels(**{name: getattr(second, name) for name in type(second).model_fields})
+    fields = {name: getattr(first, name) for name in type(first).model_fields}
+    second = AlignerLabels(**{**fields, "threshold": 0.8})
     artifacts.run(first)
     artifacts.run(second)
     stage = SelectedGeneration(
@@ -163,7 +169,7 @@ def test_the_selected_student_is_the_artifact_and_every_generation_is_noted(
     folder = artifacts.run(stage)
     assert [generation.model_dump() for generation in read_generations(folder)] == [
         {"number": 0, "agreement": 0.5, "kept_share": 0.5, "selected": False},
-        {"number": 1, "agreement": 0.75, "kept_share": 0.5, "selected": True},
+        {"number": 1, "agreement": 0.75, "kept_share": 0.25, "selected": True},
         {"number": 2, "agreement": 0.75, "kept_share": None, "selected": False},
     ]
     found = read_targets(folder, "val", ["v0", "v3"], 2).probabilities_NC
