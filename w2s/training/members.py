@@ -97,9 +97,10 @@ class Objective:
             self._loss(once, _of_member(batch, member), progress)
             for member in range(batch.targets_BC.shape[1])
         ]
-        losses_BM = torch.stack([output.losses_B for output in outputs], 1)
+        losses_BM = torch.stack([output.losses_B for output in outputs], 1).float()
         weights_BM = self._members.of(rows_B)
-        self._members.add(shares_B @ losses_BM.detach())
+        # No matrix product: half-precision contexts would round it.
+        self._members.add((shares_B.unsqueeze(1) * losses_BM.detach()).sum(0))
         metrics = self._members.metrics
         for output, weight in zip(outputs, weights_BM.mean(0), strict=True):
             for name, value in output.metrics.items():

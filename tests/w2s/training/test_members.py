@@ -15,6 +15,7 @@ from w2s.losses.evidential import Evidential
 from w2s.losses.kl import KL
 from w2s.losses.xent import Xent
 from w2s.training.config import ProbeConfig
+from w2s.training.loop import autocast_to
 from w2s.training.members import MemberWeights, Objective
 from w2s.training.parallel import Replicas
 from w2s.training.probing import fit_probe, probe_logprobs
@@ -174,6 +175,25 @@ def test_learned_weights_step_down_the_gradient_by_hand() -> None:
     assert {name: float(value) for name, value in objective.metrics.items()} == pytest.approx(
         {"member_0_weight": moved[0] / moved.sum(), "member_1_weight": moved[1] / moved.sum()}
     )
+
+
+def test_learned_weights_are_exact_in_half_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 2, generator=generator)
+    targets = torch.randn(64, 3, 2, generator=generator).mul(2).softmax(2)
+    found = []
+    for precision in ("fp32", "bf16"):
+        members = MemberWeights(
+            Learned(learning_rate=0.5, uniform_epochs=0), np.full((64, 3), 1 / 3)
+        )
+        objective = Objective(Xent(), members)
+        rows, shares = torch.arange(64), torch.full((64,), 1 / 64)
+        with autocast_to("cpu", precision):
+            output = objective(Counted(logits), batch(rows, targets), rows, shares, 0.5)
+        objective.step(1, Replicas())
+        assert output.losses_B.dtype == torch.float32
+        found.append(members.learned)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_a_learned_weight_never_falls_below_its_floor() -> None:
