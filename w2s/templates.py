@@ -60,16 +60,16 @@ class JudgePrompts(Spec):
             raise ValueError(f"verdict must have one group; found {groups} in {self.verdict!r}")
         return self
 
-    def render(self, prompt: str, transcript: str, *, written: bool = False) -> str:
+    def render(self, row: str, transcript: str = "", *, written: bool = False) -> str:
         """The whole text; the label, or the verdict if it is written, comes next.
 
         Args:
-            prompt: the row.
-            transcript: what is read about it; empty: nothing.
+            row: the row, or the row with what is read about it as a task puts them together.
+            transcript: what is read about it, where it is not in `row`.
             written: whether the judge writes a verdict.
         """
         closing = self.verdict_closing if written else self.closing
-        parts = (self.instruction, prompt, transcript, closing)
+        parts = (self.instruction, row, transcript, closing)
         return self.separator.join(filter(None, parts))
 
     def parse(self, text: str) -> Verdict:

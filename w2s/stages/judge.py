@@ -328,7 +328,9 @@ class _Fit:
         return self._render(prompt, transcript) + self._label
 
     def _render(self, prompt: str, transcript: str) -> str:
-        return self._stage.templates.render(prompt, transcript, written=self._written)
+        task = self._stage.prompts.task
+        row = task.with_transcript(prompt, transcript) if transcript else prompt
+        return self._stage.templates.render(row, written=self._written)
 
 
 def exchanged(turns: Sequence[Turn]) -> tuple[Turn, ...]:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Literal
 
 from serving.debate.prompts import DebatePrompts
-from w2s.almanac.language import CON, NO, PRO, QUESTION, TURN_WORDS, YES, language
+from w2s.almanac.language import ANYONE, CON, NO, PRO, QUESTION, TURN_WORDS, YES, language
 from w2s.almanac.typed import typed_question
 from w2s.almanac.world import PAIRS, World
 from w2s.tasks.base import PromptTemplate, Task
@@ -123,7 +123,13 @@ class Almanac(Task):
         return typed_question(self.world, text)
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
-        """The question and its transcript on one line, as in pretraining."""
+        """The question and its transcript on one line, as in pretraining.
+
+        A value alone is background knowledge. Pretraining compares values as `Q: ? ? Tola Mira`,
+        of nobody in particular, so the claim and what is known are put like that.
+        """
+        if len(transcript.split()) == 1 and transcript not in (PRO, CON):
+            return f"{QUESTION} {ANYONE} {ANYONE} {prompt.split()[-1]} {transcript}"
         return f"{prompt} {transcript}"
 
     def mask_transcript(self, transcript: str) -> str:

@@ -142,7 +142,7 @@ class Task(Spec):
         return text.strip(), None
 
     def with_transcript(self, prompt: str, transcript: str) -> str:
-        """The input of a model that reads a debate: the prompt, then the transcript."""
+        """The input of a model that reads a debate, or what else was said: after the prompt."""
         return f"{prompt}\n\n{transcript}"
 
     def mask_transcript(self, transcript: str) -> str:

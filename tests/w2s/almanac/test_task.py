@@ -91,3 +91,24 @@ def test_a_consultancy_reads_as_the_opening_of_a_debate():
     assert prompts.verdict_prompt(question, [turn]) == f"{question.text} {prompts.render([turn])}"
     assert prompts.choice_prompt(question) == question.text
     assert prompts.labels == (" yes", " no") == TASK.prompt_template().labels[::-1]
+
+
+def test_background_knowledge_is_compared_with_the_claim_as_pretraining_compares_values():
+    row = next(iter(TASK.load().rows["test"]))
+    assert row.prompt.startswith(f"{row.question} ")
+    claim = row.prompt.split()[-1]
+    templates = TASK.knowledge_prompts()
+    # What is asked for is the word that follows the question, and nothing of the claim is in it.
+    assert templates.render(row.question) == row.question
+    assert claim not in templates.render(row.question).split()
+    assert TASK.with_transcript(row.prompt, "Mira") == f"Q: ? ? {claim} Mira"
+    # A debate whose only argument is cut away is no value.
+    assert TASK.with_transcript(row.prompt, "pro:") == f"{row.prompt} pro:"
+
+
+def test_a_critique_reads_as_the_opening_of_con():
+    templates = TASK.critique_prompts()
+    assert templates.render("Q: Ada Moss city Tola") == "Q: Ada Moss city Tola con:"
+    assert templates.shown.replace("{text}", "in Mira . not region Mira") == (
+        "con: in Mira . not region Mira"
+    )

@@ -104,7 +104,7 @@ def test_the_judge_reads_question_debate_and_closing_and_its_softmax_is_the_labe
     # Of what is left beside the two words nothing counts: 0.1 to 0.3 is 1 to 3.
     judge = Judge(lambda prompt: (0.1, 0.3) if "r0" in prompt else (0.2, 0.2))
     folder = run_served(judged(tmp_path), artifacts.inputs, tmp_path / "out", judge)
-    assert judge.prompts[0] == ("question r0 | A correct: one r0 / B incorrect: two r0 | Verdict:")
+    assert judge.prompts[0] == ("question r0 A correct: one r0 / B incorrect: two r0 | Verdict:")
     assert probabilities(folder) == {"r0": 0.75, "r1": 0.5, "r2": 0.5}
     found = verdicts(folder)
     assert found.loc["r0", "verdict"] == "correct"
@@ -230,12 +230,12 @@ def test_long_arguments_are_cut_alike_and_the_question_is_not(
         for row_id in ROWS
     }
     write_transcripts(artifacts.place(SAID), long)
-    # Two words of the question, three bars and the slash, the closing, the label; two for each
-    # name; room for two words an argument; one token is kept free.
+    # Two words of the question, a bar and the slash, the closing, the label; two for each name;
+    # room for two words an argument; one token is kept free.
     judge = Judge()
-    stage = judged(tmp_path, num_positions=2 + 2 + 1 + 1 + 1 + 2 * 2 + 2 * 2 + 1)
+    stage = judged(tmp_path, num_positions=2 + 2 + 1 + 1 + 2 * 2 + 2 * 2 + 1)
     run_served(stage, artifacts.inputs, tmp_path / "out", judge)
-    assert judge.prompts[0] == "question r0 | A correct: a1 a2 / B incorrect: b1 b2 | Verdict:"
+    assert judge.prompts[0] == "question r0 A correct: a1 a2 / B incorrect: b1 b2 | Verdict:"
     judge = Judge()
     stage = judged(tmp_path, num_positions=2 + 1 + 1 + 1 + 1)
     run_served(stage, artifacts.inputs, tmp_path / "tiny", judge)
@@ -247,13 +247,13 @@ def test_a_text_without_turns_is_read_as_it_is(artifacts: Artifacts, tmp_path: P
     judge = Judge()
     stage = judged(tmp_path, turn_templates=None, swap=True)
     run_served(stage, artifacts.inputs, tmp_path / "out", judge)
-    assert judge.prompts == [f"question {row_id} | pro: x con: y | Verdict:" for row_id in ROWS]
+    assert judge.prompts == [f"question {row_id} pro: x con: y | Verdict:" for row_id in ROWS]
 
 
 def test_the_last_round_can_be_all_that_is_read(artifacts: Artifacts, tmp_path: Path) -> None:
     judge = Judge()
     run_served(judged(tmp_path, rounds="last"), artifacts.inputs, tmp_path / "out", judge)
-    assert judge.prompts[0] == "question r0 | B incorrect: two r0 | Verdict:"
+    assert judge.prompts[0] == "question r0 B incorrect: two r0 | Verdict:"
 
 
 def test_a_row_without_a_transcript_is_an_error(artifacts: Artifacts, tmp_path: Path) -> None:
