@@ -243,6 +243,9 @@ def plain() -> list[BaseModel]:
 OTHER: dict[tuple[str, str], Any] = {
     ("Product", "powers"): (1.0, 2.0),
     ("Bagging", "layers"): (1, 2),
+    ("Ensemble", "size_by"): GroundTruth(task=Almanac(), split="val"),
+    ("Reweighted", "held_out"): GroundTruth(task=Almanac(), split="val"),
+    ("TrainConfig", "head_layer"): 2,
     ("FamilyEnsemble", "models"): ("weak", "strong"),
     ("TrainConfig", "betas"): (0.8, 0.99),
     ("TrainConfig", "label_words"): ("no", "yes"),
