@@ -114,7 +114,8 @@ class _Voice:
     def say(self, piece: str) -> None:
         """More of what the model writes."""
         if not self._thinks:
-            self._put(piece)
+            self._put(piece if self._written else piece.lstrip())
+            self._written += piece
             return
         self._written += piece
         # A mark that is not whole yet is neither thought nor said.
@@ -156,16 +157,19 @@ async def _belief(scene: Scene, question: Question, turns: Sequence[Turn]) -> fl
     judge, templates = scene.judge, scene.judge_prompts
     assert judge is not None
     text = question.judge_text or question.text
+    task, turn_templates = scene.stage.prompts.task, scene.stage.templates
     longest = max(templates.labels, key=len)
     count, most = judge.count, judge.max_tokens
-    transcript = scene.stage.templates.render(turns)
+
+    def render(transcript: str) -> str:
+        return templates.render(task.with_transcript(text, transcript) if transcript else text)
+
+    transcript = turn_templates.render(turns)
     if count is not None and most is not None:
-
-        def measure(read: str) -> int:
-            return count(templates.render(text, read) + longest)
-
-        transcript = scene.stage.templates.render(turns, max_length=most, measure=measure)
-    (scores,) = await judge.client.score([templates.render(text, transcript)], templates.labels)
+        transcript = turn_templates.render(
+            turns, max_length=most, measure=lambda read: count(render(read) + longest)
+        )
+    (scores,) = await judge.client.score([render(transcript)], templates.labels)
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
     return weights[1] / sum(weights)

@@ -1,4 +1,4 @@
-"""`w2s report`: tables, figures and debates of a sweep, from MLflow alone."""
+"""`w2s report`: tables, figures and transcripts of a sweep, from MLflow alone."""
 
 import argparse
 from pathlib import Path
@@ -15,5 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     log_report(arguments.tracking_uri, built.run_id, folder)
     for sentence in built.headline:
         print(sentence)
-    print(f"wrote {page}, {folder / report.MARKDOWN_FILE} and {folder / report.CSV_FILE}")
+    files = [report.MARKDOWN_FILE, report.CSV_FILE]
+    files += [report.TRANSCRIPTS_FILE] if built.transcripts else []
+    print(f"wrote {page} and {', '.join(str(folder / name) for name in files)}")
     return 0

@@ -24,7 +24,8 @@ from w2s.stages.checkpoints import CHOICES, Choice
 from w2s.statistics import Estimate
 
 RANKING_COLUMNS = (
-    *("rank", "block", "method", "loss", "pairs x tasks", "student", "PGR", "median PGR"),
+    *("rank", "block", "method", "loss", "pairs x tasks", "supervisor", "student", "PGR"),
+    "median PGR",
     *("gain over naive xent, points", "p", "p (Holm)", "detectable, points"),
 )
 
@@ -40,6 +41,7 @@ def ranking_table(lines: Sequence[Ranked], effect: float) -> Table | None:
             Field(line.method),
             Field(line.loss + (f" (best of {line.num_searched})" if line.num_searched else "")),
             Field(f"{line.num_pairs} x {line.num_units / line.num_pairs:g}", line.num_units),
+            percent(line.supervisor),
             percent(line.student),
             pgr_field(line.pgr),
             pgr_field(line.median_pgr.estimate) if line.median_pgr else Field("-", -math.inf),

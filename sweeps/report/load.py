@@ -73,6 +73,11 @@ class Cell:
         """Whether the supervisor combines others that are scored alone."""
         return all(keys.members for trial in self.trials for keys in trial.keys)
 
+    @property
+    def reads(self) -> bool:
+        """Whether the supervisor, or a member of it, reads something about each row."""
+        return any(keys.oversight for trial in self.trials for keys in trial.keys)
+
     def of_task(self, task: str) -> "Cell":
         """The same cell on one of its tasks."""
         return Cell(

@@ -42,6 +42,8 @@ class Ranked:
     """Pairs times tasks that it shares with the plain student."""
     num_rows: int
     """Test rows of these tasks."""
+    supervisor: Estimate
+    """Test accuracy of those who supervise its students, the mean over pairs and tasks."""
     student: Estimate
     """Test accuracy of its students, the mean over pairs and tasks."""
     pgr: Estimate | None
@@ -94,6 +96,7 @@ def _line(board: Board, cells: Sequence[Cell]) -> Ranked | None:
     """One line, on what these cells share with the plain ones; None if that is nothing."""
     mine: list[Resampled] = []
     plain: list[Resampled] = []
+    supervisors: list[Resampled] = []
     floors: list[Resampled] = []
     ceilings: list[Resampled] = []
     num_pairs = 0
@@ -104,6 +107,7 @@ def _line(board: Board, cells: Sequence[Cell]) -> Ranked | None:
         if shared is None:
             continue
         mine += board.accuracy(shared[0], "student")
+        supervisors += board.accuracy(shared[0], "supervisor")
         floors += board.accuracy(shared[0], "floor")
         ceilings += board.accuracy(shared[0], "ceiling")
         plain += board.accuracy(shared[1], "student")
@@ -126,6 +130,7 @@ def _line(board: Board, cells: Sequence[Cell]) -> Ranked | None:
         num_pairs=num_pairs,
         num_units=len(mine),
         num_rows=num_rows,
+        supervisor=statistics.mean_over(supervisors).estimate,
         student=student.estimate,
         pgr=pgr.estimate if pgr is not None else None,
         median_pgr=median_pgr(floors, mine, ceilings),

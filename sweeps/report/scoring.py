@@ -336,16 +336,21 @@ def _supervision(board: Board) -> Iterator[Contrast]:
 
 
 def _debaters(board: Board) -> Iterator[Contrast]:
-    """The plain debate against its variants: who argues, and whose debate is read."""
+    """The plain debate against its variants, and against other things that a supervisor reads."""
     for cell in board.cells:
         if cell.method != "debate":
             continue
         for other in board.cells:
-            is_variant = other.method.startswith("debate(") and _same(cell, other, loss=True)
-            if is_variant and (shared := on_shared(cell, other)):
+            if other.method.startswith("debate("):
+                topic = "Is it what the strong model says in the debate?"
+            elif other.reads and other.method != cell.method:
+                topic = "Does a debate help its reader more than something else?"
+            else:
+                continue
+            if _same(cell, other, loss=True) and (shared := on_shared(cell, other)):
                 yield _contrast(
                     board,
-                    "Is it what the strong model says in the debate?",
+                    topic,
                     _where(board, cell),
                     ("supervisor, debate", board.accuracy(shared[0], "supervisor")),
                     (other.method, board.accuracy(shared[1], "supervisor")),

@@ -20,6 +20,7 @@ from sweeps.tracking import (
     check_reachable,
     log_report,
     results_folder,
+    run_pages,
     trial_pages,
 )
 from sweeps.writer import Writer
@@ -324,3 +325,28 @@ def test_a_server_must_answer_as_a_tracking_server_does(code: int, accepted: boo
             check_reachable(address)
     thread.join()
     server.server_close()
+
+
+def test_the_runs_of_trials_have_pages_once_they_are_written(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        log_all(tracker, summary, trial)
+        tracker.settle()
+        found = run_pages(uri, summary)
+    _, runs, _ = runs_of(uri, summary)
+    run = runs[f"trial:{trial.trial_id}"]
+    page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert found == {trial.trial_id: page}
+    unknown = summary.model_copy(update={"name": "never run"})
+    assert run_pages(uri, unknown) == {}
+
+
+def test_a_page_of_a_server_is_on_the_server_and_one_that_is_away_has_none(
+    summary: SweepSummary, caplog: pytest.LogCaptureFixture
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert run_pages(f"http://127.0.0.1:{port}", summary) == {}
+    assert "no links to runs" in caplog.text

@@ -55,7 +55,7 @@ def test_each_method_is_held_against_the_plain_student_on_the_pairs_they_share()
     product = by_name["naive", "product"]
     # Debate only on xs > l: .9 against .7; product on both: .55 against the mean of .6 and .7.
     assert debate.gain.point == pytest.approx(0.2)
-    assert (debate.num_pairs, debate.student.point) == (1, 0.9)
+    assert (debate.num_pairs, debate.supervisor.point, debate.student.point) == (1, 0.5, 0.9)
     assert product.gain.point == pytest.approx(0.55 - 0.65)
     assert product.num_pairs == 2
     assert product.num_rows == NUM_ROWS  # The same test rows under both pairs.

@@ -442,3 +442,35 @@ def test_a_student_is_not_held_against_one_of_other_recipes() -> None:
     assert {contrast.second for contrast in asked} == {"xent"}
     summary = made.summary.model_copy(update={"spec": spec})
     assert list(contrasts(Board(replace(made, summary=summary)))) == []
+
+
+def test_a_debate_is_compared_with_what_else_a_supervisor_reads():
+    def reading(method: str, supervisor: str, *read: str) -> TrialResult:
+        keys = SeedKeys(
+            seed=0,
+            floor="floor",
+            supervisor=supervisor,
+            student="floor",
+            ceiling="floor",
+            oversight=read,
+        )
+        return trial(method, method=method, method_kind=method.partition("(")[0], keys=(keys,))
+
+    made = board(
+        [
+            reading("debate", "debated", "o1"),
+            reading("consultancy", "consulted", "o2"),
+            reading("finetune_ensemble", "several"),
+        ],
+        floor=frame(right([False] * 8)),
+        debated=frame(right([True] * 6 + [False] * 2)),
+        consulted=frame(right([True] * 4 + [False] * 4)),
+        several=frame(right([True] * 8)),
+    )
+    found = [
+        contrast
+        for contrast in contrasts(made)
+        if contrast.topic == "Does a debate help its reader more than something else?"
+    ]
+    assert [(each.first, each.second) for each in found] == [("supervisor, debate", "consultancy")]
+    assert found[0].estimate.point == 0.25
