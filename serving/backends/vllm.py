@@ -10,6 +10,7 @@ once); one that only makes clients loads Ray Serve alone.
 
 import asyncio
 import logging
+import os
 import random
 import socket
 import threading
@@ -188,6 +189,7 @@ def start_serve(http_port: int) -> str:
 
     if not ray.is_initialized():
         raise ServingInputError("no Ray cluster: call ray.init() before a model is deployed")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     client = _get_global_client(raise_if_no_controller_running=False)
     for attempt in range(PORT_ATTEMPTS):
         if client is not None:
@@ -224,7 +226,7 @@ def _own_logging() -> Iterator[None]:
     """Keep this process's logging: `ray.serve.llm` replaces the root logger's handlers."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         yield
     finally:
@@ -309,7 +311,7 @@ def _build_torch_app(model: ServedModel, placement: Placement) -> Any:
         "num_gpus": placement.num_gpus,
         "runtime_env": {"env_vars": _environment(model, placement)},
     }
-    deployment = serve.deployment(TorchClassifier, name=model.name, **options)
+    deployment: Any = serve.deployment(TorchClassifier, name=model.name, **options)
     return deployment.bind(model, on_gpu=placement.num_gpus > 0)
 
 

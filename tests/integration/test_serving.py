@@ -276,6 +276,7 @@ def test_replica_killed_in_mid_debate_loses_nothing_and_nothing_is_asked_again(s
     transport = Listening(serve.get_deployment_handle(endpoint.deployment, endpoint.app))
     transport.sent = []
     (replica,) = processes("ServeReplica:llm-writer:writer")
+    engines = [child.pid for child in psutil.Process(replica).children(recursive=True)]
     questions = [Question(f"q{index}", f"Q: w{index} w{index + 1}") for index in range(64)]
     found: list[Transcript] = []
     killed_at: list[int] = []
@@ -310,3 +311,5 @@ def test_replica_killed_in_mid_debate_loses_nothing_and_nothing_is_asked_again(s
     assert not [prompt for prompt in after if any(prompt.startswith(f"{q} ") for q in done)]
     (restarted,) = processes("ServeReplica:llm-writer:writer")
     assert restarted != replica
+    assert engines
+    assert not [pid for pid in engines if psutil.pid_exists(pid)], "an engine outlived its replica"

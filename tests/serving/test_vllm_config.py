@@ -82,9 +82,9 @@ def test_ray_accepts_it_and_reserves_the_gpus(fields: dict[str, float]):
 
     placement = Placement.model_validate(fields)
     config = LLMConfig.model_validate(llm_config(MODEL, placement))
-    bundles = config.get_engine_config().placement_bundles
+    engine: Any = config.get_engine_config()
+    bundles = engine.placement_bundles
     assert [bundle["GPU"] for bundle in bundles] == [placement.num_gpus] * placement.tensor_parallel
-    engine = config.get_engine_config()
     environment = engine.get_runtime_env_with_local_env_vars()["env_vars"]
     share = environment.get("VLLM_RAY_PER_WORKER_GPUS")
     assert share == ("0.5" if placement.num_gpus == 0.5 else None)

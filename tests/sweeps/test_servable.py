@@ -66,9 +66,10 @@ def test_merged_teacher_gives_the_probabilities_that_its_stage_left(
     assert found.adapter is None
     assert (found.model.task, found.model.read_token) == ("classify", "last")
     check_servable(found.model, CPU)
-    prompts = read_prompts(store.local(stage.prompts)).set_index("row_id")["prompt"]
+    frame = read_prompts(store.local(stage.prompts))
+    prompts = dict(zip(frame["row_id"].tolist(), frame["prompt"].tolist(), strict=True))
     left = read_predictions(folder)
-    hidden_ND = Backbone(found.model).hidden([prompts[row] for row in left["row_id"]])
+    hidden_ND = Backbone(found.model).hidden([prompts[row] for row in left["row_id"].tolist()])
     probabilities_NC = Head.read(found.model.path).probabilities(hidden_ND)
     logprobs_NC = left[logprob_columns(left)].to_numpy(np.float64)
     np.testing.assert_allclose(probabilities_NC, np.exp(logprobs_NC), atol=1e-5)
