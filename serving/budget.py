@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -191,7 +192,7 @@ class Meter:
     async def _until_settled(self, wait_s: float | None = None) -> None:
         """Wait for the end of a request in flight, which makes room, or for some time."""
         self._settled.clear()
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._settled.wait())]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._settled.wait())]
         if wait_s is not None:
             waits.append(asyncio.ensure_future(self._sleep(wait_s)))
         try:
