@@ -22,7 +22,7 @@ class Verdict(NamedTuple):
     """Debater it names, A or B; empty: none."""
 
 
-INVALID = Verdict(None, "")
+UNREADABLE = Verdict(None, "")
 
 
 class JudgePrompts(Spec):
@@ -77,14 +77,14 @@ class JudgePrompts(Spec):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = re.fullmatch(self.verdict, lines[-1]) if lines else None
         if found is None:
-            return INVALID
+            return UNREADABLE
         word = found[1]
         words = [label.strip() for label in self.labels]
         if word in words:
             return Verdict(words.index(word), "")
         if word in ("correct", "incorrect"):
             return Verdict(int(word == "correct"), "")
-        return Verdict(None, word) if word in ("A", "B") else INVALID
+        return Verdict(None, word) if word in ("A", "B") else UNREADABLE
 
 
 class WritingPrompts(Spec):

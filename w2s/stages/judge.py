@@ -34,6 +34,7 @@ from serving.debate.prompts import DebatePrompts
 from serving.debate.types import Side, Turn, read_turns
 from serving.errors import ServingInputError
 from serving.messages import Sampling
+from w2s.oversight import INVALID
 from w2s.stages.asking import ask_scores, ask_texts
 from w2s.stages.base import Lane, Requests, Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
@@ -53,9 +54,8 @@ log = logging.getLogger(__name__)
 
 FINISHED_FILE = "judgements.jsonl"
 VERDICTS_FILE = "verdicts.parquet"
+"""What a judge leaves beside its predictions."""
 JUDGING_FILE = "judging.json"
-INVALID = "INVALID"
-"""Verdict of a text that could not be read."""
 SWAPPED = "#swapped"
 """Ends the name of the second reading of a row."""
 PLAIN = DebatePrompts(turn_template="{text}")

@@ -16,13 +16,12 @@ from pydantic import SerializeAsAny
 from w2s.oversight import summarise
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import GroundTruth, Prompts, read_prompts, read_truth
+from w2s.stages.judge import VERDICTS_FILE
 from w2s.stages.predictions import logprob_columns, read_predictions
 from w2s.stages.transcripts import read_transcripts
 
 OVERSIGHT_FILE = "oversight.parquet"
 SUMMARY_FILE = "oversight.json"
-VERDICTS_FILE = "verdicts.parquet"
-"""What a judge that is asked for a verdict leaves beside its predictions."""
 
 
 class Oversight(Stage):

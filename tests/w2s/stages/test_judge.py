@@ -17,9 +17,9 @@ from serving.errors import CompletionFailed
 from serving.messages import Completion
 from tests.w2s.stages.given import PROMPTS, Artifacts
 from tests.w2s.stages.served import Said, run_served, saved_model, turn, write_transcripts
+from w2s.oversight import INVALID
 from w2s.stages.judge import (
     FINISHED_FILE,
-    INVALID,
     JUDGING_FILE,
     VERDICTS_FILE,
     Judged,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.w2s.stages.given import Artifacts, Given
+from w2s.stages.judge import VERDICTS_FILE
 from w2s.stages.oversight import (
-    VERDICTS_FILE,
     Oversight,
     read_overseen,
     read_oversight,
