@@ -122,8 +122,8 @@ class KnowledgeDemos(Stage):
 
     def _prompts(self, context: StageContext) -> tuple[pd.DataFrame, dict[str, str]]:
         """The questions drawn, and the prompt of each by row id."""
-        frame = pd.read_parquet(context.path(self.questions) / QUESTIONS_FILE)
-        own: Any = frame[frame["split"] == "strong_train"].drop_duplicates("question")
+        frame: Any = pd.read_parquet(context.path(self.questions) / QUESTIONS_FILE)
+        own = frame[frame["split"] == "strong_train"].drop_duplicates("question")
         order = np.random.default_rng(self.seed).permutation(len(own))[: self.number]
         chosen = own.iloc[order].reset_index(drop=True)
         window, room = window_of(self.model, context), self.templates.demo_max_tokens
@@ -205,23 +205,24 @@ class Knowledge(Stage):
         frame = pd.read_parquet(context.path(self.questions) / QUESTIONS_FILE)
         frame = frame.loc[frame["split"].isin(self.splits)]
         frame = frame.assign(name=frame.groupby("question")["row_id"].transform("first"))
-        pool = (
-            None if self.demos is None else pd.read_parquet(context.path(self.demos) / DEMOS_FILE)
-        )
+        pool: list[tuple[str, str, str]] = []
+        if self.demos is not None:
+            known = pd.read_parquet(context.path(self.demos) / DEMOS_FILE)
+            pool = list(zip(known["group"], known["question"], known["knowledge"], strict=True))
         window, room = window_of(self.model, context), self.templates.max_tokens
-        prompts = {}
-        for _, row in frame.drop_duplicates("name").iterrows():
-            question, render = str(row["question"]), self.templates.with_demos
-            demos = [] if pool is None else self._drawn(pool, row)
-            while demos and not window.fits(render(question, demos), room):
+        prompts: dict[str, str] = {}
+        for name, group, question in zip(
+            frame["name"], frame["group"], frame["question"], strict=True
+        ):
+            if name in prompts:
+                continue
+            # Rows of its group may ask nearly the same.
+            others = [(asked, known) for own, asked, known in pool if own != group]
+            generator = np.random.default_rng(seed_of("demos", self.seed, name))
+            chosen = generator.permutation(len(others))[: self.num_demos]
+            demos = [others[place] for place in chosen]
+            while demos and not window.fits(self.templates.with_demos(question, demos), room):
                 demos.pop(0)
-            build = partial(render, demos=demos)
-            prompts[str(row["name"])] = window.without_beginning(question, build, room)
+            build = partial(self.templates.with_demos, demos=demos)
+            prompts[name] = window.without_beginning(question, build, room)
         return frame, prompts
-
-    def _drawn(self, pool: pd.DataFrame, row: "pd.Series[Any]") -> list[tuple[str, str]]:
-        """Demonstrations for one question."""
-        others = pool.loc[(pool["group"] != row["group"]) & (pool["question"] != row["question"])]
-        generator = np.random.default_rng(seed_of("demos", self.seed, str(row["name"])))
-        chosen = others.iloc[generator.permutation(len(others))[: self.num_demos]]
-        return list(zip(chosen["question"], chosen["knowledge"], strict=True))

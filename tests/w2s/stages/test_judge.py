@@ -107,9 +107,9 @@ def test_the_judge_reads_question_debate_and_closing_and_its_softmax_is_the_labe
     assert judge.prompts[0] == ("question r0 A correct: one r0 / B incorrect: two r0 | Verdict:")
     assert probabilities(folder) == {"r0": 0.75, "r1": 0.5, "r2": 0.5}
     found = verdicts(folder)
-    assert found.loc["r0", "verdict"] == "correct"
+    assert found["verdict"].tolist()[0] == "correct"
     assert found["logprob_first"].tolist() == pytest.approx([math.log(0.75), *[math.log(0.5)] * 2])
-    assert found["logprob_swapped"].isna().all()
+    assert found["logprob_swapped"].isna().to_numpy().all()
 
 
 def test_a_judge_without_transcripts_reads_the_question_alone(

@@ -177,7 +177,7 @@ def test_the_writer_reads_questions_and_demonstrations_and_never_an_answer(
     frame = read_transcripts(written)
     assert len(frame) == 16
     assert set(frame["text"]) == {"[grass is green]"}
-    (turn,) = read_turns(frame["turns"][0])
+    (turn,) = read_turns(frame["turns"].tolist()[0])
     assert (turn.text, turn.position, turn.model) == ("grass is green", "", model.name)
     both = "Q: why strong_train {} K: Sky is blue."
     of_test = next(text for text in writer.prompts if text.endswith("Q: why test 0? K:"))
