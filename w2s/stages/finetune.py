@@ -122,7 +122,7 @@ class Finetune(Stage):
         steps = self.train.epochs * max(1, learned // self.train.batch_size)
         flops = self.model.size() * self.tokens.row_tokens() * 2
         scored = self.tokens.num_rows(*SCORED) * max(1, self.train.num_checkpoints)
-        others = [split for split in self.predicts if split not in SCORED]
+        others: list[Split] = [split for split in self.predicts if split not in SCORED]
         predicted = self.tokens.num_rows(*others) + scored
         step_s = 0.006 + 3 * flops * self.train.batch_size / 2e10
         return 0.3 + steps * step_s + predicted * flops / 4e10
