@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from w2s.metrics import SMALLEST_PROBABILITY, Floats, Integers
+from w2s.metrics import Floats, Integers, brier
 
 
 class Diversity(NamedTuple):
@@ -20,12 +20,10 @@ class Diversity(NamedTuple):
     q_statistic: float
     """Mean over pairs of Yule's Q of being right: 1 if they err on the same rows, 0 if
     independently, -1 if on different rows (Kuncheva and Whitaker 2003); NaN if no pair has one."""
-    member_loss: float
-    """Mean over members and rows of -log P(label), in nats."""
     ambiguity: float
-    """What combining brings: member_loss minus the ensemble's own mean -log P(label), in nats
-    (Krogh and Vedelsby 1995 have it for squared errors). Of a mean of probabilities never below
-    0."""
+    """What combining brings: the members' mean squared error of probabilities (Brier) minus the
+    ensemble's, 0 to 2. Of a mean of probabilities it is the members' mean squared distance to it,
+    so never below 0 (Krogh and Vedelsby 1995)."""
 
 
 def diversity(members_MNC: Floats, ensemble_NC: Floats, labels_N: Integers) -> Diversity:
@@ -37,13 +35,11 @@ def diversity(members_MNC: Floats, ensemble_NC: Floats, labels_N: Integers) -> D
         labels_N: truth.
     """
     predicted_MN = members_MNC.argmax(2)
-    losses_MN = _losses(members_MNC, labels_N)
-    member_loss = float(losses_MN.mean())
+    errors = [brier(member_NC, labels_N) for member_NC in members_MNC]
     return Diversity(
         disagreement=disagreement(predicted_MN),
         q_statistic=q_statistic(predicted_MN == labels_N),
-        member_loss=member_loss,
-        ambiguity=member_loss - float(_losses(ensemble_NC[None], labels_N).mean()),
+        ambiguity=float(np.mean(errors)) - brier(ensemble_NC, labels_N),
     )
 
 
@@ -65,9 +61,3 @@ def q_statistic(correct_MN: NDArray[np.bool_]) -> float:
         if alike + unlike:
             found.append((alike - unlike) / (alike + unlike))
     return float(np.mean(found)) if found else float("nan")
-
-
-def _losses(probabilities_MNC: Floats, labels_N: Integers) -> Floats:
-    """-log P(label): [M, N]."""
-    of_label_MN = probabilities_MNC[:, np.arange(len(labels_N)), labels_N]
-    return -np.log(np.maximum(of_label_MN, SMALLEST_PROBABILITY))

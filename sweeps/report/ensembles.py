@@ -11,12 +11,12 @@ from w2s.diversity import Diversity, diversity
 
 COLUMNS = (
     *("block", "weak > strong", "method", "members", "mean of members", "ensemble"),
-    *("disagreement", "Q", "ambiguity, nats"),
+    *("disagreement", "Q", "ambiguity"),
 )
 NOTE = (
     "Members and ensemble are supervisors, scored on test. Disagreement: share of rows on which "
     "two members differ, the mean over pairs. Q: 1 if two members err on the same rows, 0 if "
-    "independently. Ambiguity: mean log loss of the members minus that of the ensemble."
+    "independently. Ambiguity: mean Brier score of the members minus that of the ensemble."
 )
 
 

@@ -26,12 +26,15 @@ def test_q_is_one_for_the_same_errors_none_for_independent_ones_minus_one_for_ot
     assert q_statistic(np.stack([first, first, never_wrong])) == 1
 
 
-def test_ambiguity_is_what_the_ensemble_has_less_loss_than_its_members() -> None:
+def test_ambiguity_is_what_the_ensemble_has_less_error_than_its_members() -> None:
     members = np.array([[[0.8, 0.2], [0.5, 0.5]], [[0.2, 0.8], [0.5, 0.5]]])
     found = diversity(members, members.mean(0), np.array([0, 1]))
-    loss = (-np.log(0.8) - np.log(0.2) - 2 * np.log(0.5)) / 4
-    assert found.member_loss == pytest.approx(loss)
-    assert found.ambiguity == pytest.approx(loss + np.log(0.5))
+    # Brier: 0.08 and 1.28 on the first row, 0.5 for the mean; on the second all have 0.5.
+    assert found.ambiguity == pytest.approx(((0.08 + 1.28) / 2 - 0.5) / 2)
+    # The same as the squared distances to the mean: twice 0.3 squared a member.
+    assert found.ambiguity == pytest.approx(2 * 0.3**2 / 2)
     assert found.disagreement == 0.5
     alike = diversity(members[[0, 0]], members[0], np.array([0, 1]))
     assert alike.ambiguity == pytest.approx(0)
+    worse = diversity(members, np.array([[0.0, 1.0], [0.5, 0.5]]), np.array([0, 1]))
+    assert worse.ambiguity == pytest.approx(((0.08 + 1.28) / 2 - 2) / 2)
