@@ -271,7 +271,8 @@ def _transcripts(
             for number, (_, _, stage) in enumerate(judges)
         ]
         frame = pd.concat(frames)
-        order = [digest([str(row_id), int(number)]) for row_id, number in frame["judge"].items()]
+        places = zip(frame.index.tolist(), frame["judge"].to_numpy().tolist(), strict=True)
+        order = [digest([row_id, number]) for row_id, number in places]
         chosen = frame.iloc[np.sort(np.argsort(order)[:most])]
         counts.append(
             TranscriptCount(

@@ -499,7 +499,7 @@ def pooled_oversight(
         "control": "bool",
     }
     pooled = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(types))
-    return pooled[list(types)].astype(types)
+    return pooled.loc[:, list(types)].astype(types)
 
 
 def pooled_curves(records: Iterable[StageRecord]) -> pd.DataFrame:

@@ -118,8 +118,9 @@ def summarise(frame: pd.DataFrame) -> dict[str, float]:
         probabilities_NC = np.stack([1 - prob_N, prob_N], axis=1)
         found[f"ece_{name}"] = metrics.expected_calibration_error(probabilities_NC, label_N)
         found[f"brier_{name}"] = metrics.brier(probabilities_NC, label_N)
-    if (frame["verdict"] != "").any():
-        found["invalid_rate"] = _mean(frame["verdict"] == INVALID)
+    verdict_N = frame["verdict"].to_numpy(object)
+    if (verdict_N != "").any():
+        found["invalid_rate"] = _mean(verdict_N == INVALID)
     return {name: value for name, value in found.items() if value == value}
 
 
@@ -187,7 +188,7 @@ def ratings(
         seed: of the draws.
         num_resamples: R.
     """
-    games = frame[(frame["model_correct"] != "") & (frame["model_incorrect"] != "")]
+    games = frame.loc[(frame["model_correct"] != "") & (frame["model_incorrect"] != "")]
     if not len(games):
         return []
     sides = _by_role(
@@ -195,7 +196,7 @@ def ratings(
         games["model_incorrect"].to_numpy(object),
         games["label"].to_numpy(),
     )
-    names = [
+    names: list[list[tuple[str, Role]]] = [
         [(str(model), role) for model in side_N] for side_N, role in zip(sides, ROLES, strict=True)
     ]
     players = sorted({*names[0], *names[1]}, key=lambda player: (player[0], player[1] != "honest"))
@@ -245,7 +246,7 @@ def bradley_terry(wins_RKK: Floats, num_steps: int = 100) -> Floats:
         num_steps: most Newton steps.
     """
     games_RKK = wins_RKK + wins_RKK.transpose(0, 2, 1)
-    group_K = _groups((games_RKK > 0).any(0))
+    group_K = _groups(games_RKK.sum(0) > 0)
     same_KK = (group_K[:, None] == group_K[None]).astype(float)
     strength_RK = np.zeros(wins_RKK.shape[:2])
     eye_KK = np.eye(wins_RKK.shape[1])

@@ -4,7 +4,7 @@ A `Judge` is a supervisor that read transcripts (debates, consultancies, backgro
 one task and pair, with its seeds and members as replicates. Every number is a mean over test rows
 and replicates with a 95 % interval of the paired bootstrap over both (`w2s.statistics`).
 
-N rows, S replicates, R resamples.
+N rows, S replicates, L = S x N lines, R resamples.
 """
 
 import math
@@ -65,7 +65,7 @@ class Judge:
     @property
     def num_replicates(self) -> int:
         """S."""
-        return self.frame["replicate"].nunique()
+        return len(np.unique(self.frame["replicate"].to_numpy()))
 
     @property
     def num_rows(self) -> int:
@@ -77,18 +77,18 @@ class Judge:
         """Name of the method on its pair."""
         return f"{self.method}, {self.weak} > {self.strong}"
 
-    def by_replicate(self, values: pd.Series) -> Floats:
-        """A column as [S, N]."""
-        return values.to_numpy(float).reshape(self.num_replicates, self.num_rows)
+    def by_replicate(self, values_L: Floats) -> Floats:
+        """A number of each line as [S, N]."""
+        return values_L.reshape(self.num_replicates, self.num_rows)
 
     @cached_property
     def _resamples(self) -> statistics.Resamples:
         groups = self.frame["group"].astype(str).to_numpy()[: self.num_rows]
         return statistics.Resamples(self.num_rows, seed=BOOTSTRAP_SEED, groups=groups)
 
-    def mean(self, values: pd.Series) -> Resampled:
-        """Mean of a column, over the lines where it is a number."""
-        values_SN = self.by_replicate(values)
+    def mean(self, name: str) -> Resampled:
+        """Mean of a column of `outcomes`, over the lines where it is a number."""
+        values_SN = self.by_replicate(self.outcomes[name].to_numpy(float))
         known_SN = (~np.isnan(values_SN)).astype(float)
         total = self._number(np.nan_to_num(values_SN))
         return total if known_SN.all() else total / self._number(known_SN)
@@ -103,50 +103,47 @@ class Judge:
 
     def rate(self, name: str) -> Estimate | None:
         """A win rate of `outcomes`; None where no such side spoke."""
-        column = self.outcomes[name]
-        return None if column.isna().all() else self.mean(column).estimate
+        known = ~np.isnan(self.outcomes[name].to_numpy(float))
+        return self.mean(name).estimate if known.any() else None
 
     @property
     def accuracy(self) -> Estimate:
         """Of the judge that read."""
-        return self.mean(self.outcomes["right_with"]).estimate
+        return self.mean("right_with").estimate
 
     @property
     def unaided(self) -> Estimate:
         """Of the judge that did not."""
-        return self.mean(self.outcomes["right_without"]).estimate
+        return self.mean("right_without").estimate
 
     @property
     def gain(self) -> Estimate:
         """Accuracy with transcripts minus accuracy without."""
-        right, alone = (self.mean(self.outcomes[f"right_{name}"]) for name in ("with", "without"))
-        return (right - alone).estimate
+        return (self.mean("right_with") - self.mean("right_without")).estimate
 
     def calibration_error(self, name: str) -> float:
         """ECE of the answers `with` or `without` transcripts, mean over replicates."""
-        return float(np.mean([self._ece(each_N, name) for each_N in self._lines()]))
+        return float(np.mean([self._ece(lines, name) for lines in self._lines()]))
 
     def _ece(self, lines: pd.DataFrame, name: str) -> float:
         return metrics.expected_calibration_error(
-            _two_classes(lines[f"prob_{name}"]), lines["label"].to_numpy()
+            _two_classes(lines, name), lines["label"].to_numpy()
         )
 
     def reliability(self, name: str) -> list[metrics.ReliabilityBin]:
         """Accuracy by confidence over all replicates."""
-        return metrics.reliability(
-            _two_classes(self.frame[f"prob_{name}"]), self.frame["label"].to_numpy()
-        )
+        return metrics.reliability(_two_classes(self.frame, name), self.frame["label"].to_numpy())
 
     @property
     def invalid(self) -> float | None:
         """Share of verdicts that could not be read; None for a judge that gives none."""
-        given = self.frame["verdict"].astype(str)
+        given = self.frame["verdict"].to_numpy(object)
         return float((given == oversight.INVALID).mean()) if (given != "").any() else None
 
     @property
     def kappa(self) -> float | None:
         """Mean Cohen's kappa between its replicates; None for one."""
-        says_SN = self.by_replicate(self.frame["prob_with"]) > 0.5
+        says_SN = self.by_replicate(self.frame["prob_with"].to_numpy(float)) > 0.5
         pairs = [metrics.cohens_kappa(a, b) for a, b in combinations(says_SN, 2)]
         known = [value for value in pairs if value == value]
         return float(np.mean(known)) if known else None
@@ -154,7 +151,8 @@ class Judge:
     @property
     def has_speakers(self) -> bool:
         """Whether anybody argued for anything in what it read."""
-        return not self.outcomes[["win_honest", "win_dishonest"]].isna().all(axis=None)
+        wins = self.outcomes[["win_honest", "win_dishonest"]].to_numpy(float)
+        return not np.isnan(wins).all()
 
     @cached_property
     def by_length(self) -> list[Quartile]:
@@ -172,8 +170,8 @@ class Judge:
         return [self.frame.iloc[start : start + size] for start in range(0, len(self.frame), size)]
 
 
-def _two_classes(prob_N: pd.Series) -> Floats:
-    values_N = prob_N.to_numpy(float)
+def _two_classes(frame: pd.DataFrame, name: str) -> Floats:
+    values_N = frame[f"prob_{name}"].to_numpy(float)
     return np.stack([1 - values_N, values_N], axis=1)
 
 
@@ -193,7 +191,9 @@ def judges(results: SweepResults) -> list[Judge]:
 def _judge(trial: TrialResult, frames: Sequence[pd.DataFrame]) -> Judge:
     shared = set.intersection(*(set(frame["row_id"]) for frame in frames))
     parts = [
-        frame[frame["row_id"].isin(shared)].sort_values("row_id").assign(replicate=number)
+        frame.loc[frame["row_id"].isin(list(shared))]
+        .sort_values(by="row_id")
+        .assign(replicate=number)
         for number, frame in enumerate(frames)
     ]
     return Judge(
@@ -259,7 +259,7 @@ def agreements(found: Sequence[Judge]) -> list[Agreeing]:
                     task,
                     judge.words,
                     "the same without transcripts",
-                    _agreement(judge.frame, judge.frame["prob_without"]),
+                    _agreement(judge.frame, "prob_without"),
                 )
             )
         for first, second in combinations(mine, 2):
@@ -269,15 +269,15 @@ def agreements(found: Sequence[Judge]) -> list[Agreeing]:
                 suffixes=("", "_other"),
             )
             made.append(
-                Agreeing(task, first.words, second.words, _agreement(both, both["prob_with_other"]))
+                Agreeing(task, first.words, second.words, _agreement(both, "prob_with_other"))
             )
     return made
 
 
-def _agreement(frame: pd.DataFrame, other: pd.Series) -> JudgeAgreement:
+def _agreement(frame: pd.DataFrame, other: str) -> JudgeAgreement:
     return oversight.judge_agreement(
         frame["prob_with"].to_numpy(float),
-        other.to_numpy(float),
+        frame[other].to_numpy(float),
         seed=BOOTSTRAP_SEED,
         groups=frame["group"].astype(str).tolist(),
     )

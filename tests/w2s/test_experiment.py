@@ -10,13 +10,14 @@ from w2s.methods.base import Method
 from w2s.stages.base import closure
 from w2s.stages.ensemble import Ensemble
 from w2s.stages.judge import Judged
+from w2s.stages.models import Model
 from w2s.stages.oversight import Oversight
 from w2s.tasks.almanac import Almanac
 from w2s.training.config import TrainConfig
 
 
 def experiment(of: Method) -> Experiment:
-    ladder = {"xs": pretrained(32), "m": pretrained(64), "l": pretrained(128)}
+    ladder: dict[str, Model] = {"xs": pretrained(32), "m": pretrained(64), "l": pretrained(128)}
     return Experiment(
         task=Almanac(),
         data="",

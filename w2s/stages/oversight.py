@@ -83,7 +83,7 @@ def overseen_rows(
     ).merge(_probabilities(judged, "prob_with"), on=["split", "row_id"], how="left")
     frame = frame.merge(_probabilities(unaided, "prob_without"), on=["split", "row_id"], how="left")
     for name, folder in (("prob_with", judged), ("prob_without", unaided)):
-        if missing := int(frame[name].isna().sum()):
+        if missing := int(np.isnan(frame[name].to_numpy(float)).sum()):
             raise ValueError(f"{folder.name} has no prediction for {missing} rows with transcripts")
     verdicts = judged / VERDICTS_FILE
     if verdicts.exists():
