@@ -126,16 +126,16 @@ class KnowledgePrompts(WritingPrompts):
     `ask` is also how demonstrations are put: each with its knowledge after it.
     """
 
-    ask: str = "Question: {row}\nKnowledge:"
+    ask: str = "{row}\nKnowledge:"
     max_tokens: int = 64
-    stop: tuple[str, ...] = ("\nQuestion:", "Question:", "\n\n")
+    stop: tuple[str, ...] = ("\n\n", "\nQ:", "Question:", "\nKnowledge:")
     shown: str = "Background knowledge: {text}"
     separator: str = "\n\n"
     """Between demonstrations and the question."""
     takes_demos: bool = True
     """Whether demonstrations can be shown; a closed vocabulary may have no form for them."""
     demo_instruction: str = (
-        "In at most 30 words, write background knowledge that helps to answer the last question."
+        "Write background knowledge that helps to answer this question, in at most 30 words."
     )
     """What the writer of the demonstrations reads before its question; empty: nothing."""
     demo_max_tokens: int = Field(default=32, ge=1)

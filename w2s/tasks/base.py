@@ -5,6 +5,7 @@ language model is asked for a label (`PromptTemplate`). Adding a task is adding 
 name is its `kind`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,6 +94,12 @@ class Task(Spec):
         """
         raise NotImplementedError
 
+    @property
+    def proposes_answers(self) -> bool:
+        """Whether a row is a question with a proposed answer, which is correct (1) or not (0)."""
+        names = self.debate_prompts()
+        return (names.correct_name, names.incorrect_name) == ("correct", "incorrect")
+
     def debate_prompts(self) -> DebatePrompts:
         """Templates with which debaters argue about a row's prompt."""
         return DebatePrompts()
@@ -107,12 +114,26 @@ class Task(Spec):
         )
 
     def judge_prompts(self) -> JudgePrompts:
-        """How a judge is asked about a row and what was said about it: for the same label words."""
+        """How a judge is asked about a row and what was said about it: for the same label words.
+
+        A written verdict is on the proposed answer; where rows propose none, it is a label word.
+        """
         asked = self.prompt_template()
-        return JudgePrompts(
+        prompts = JudgePrompts(
             instruction=asked.instruction,
             closing="Label:" if asked.instruction else "Answer:",
             labels=asked.labels,
+        )
+        if self.proposes_answers:
+            return prompts
+        words = [label.strip() for label in asked.labels]
+        lines = " or ".join(f"`Answer: {word}`" for word in words)
+        return JudgePrompts(
+            **{
+                **dict(prompts),
+                "verdict_closing": f"What is the answer? Give it in one line, {lines}.\n",
+                "verdict": rf"Answer: ({'|'.join(map(re.escape, words))})\.?",
+            }
         )
 
     def knowledge_prompts(self) -> KnowledgePrompts:
@@ -120,8 +141,14 @@ class Task(Spec):
         return KnowledgePrompts()
 
     def critique_prompts(self) -> CritiquePrompts:
-        """How a model is asked to criticise the answer that a row proposes."""
-        return CritiquePrompts()
+        """How a model is asked to criticise the answer that a row proposes, or all answers."""
+        if self.proposes_answers:
+            return CritiquePrompts()
+        asked = "A careful reviewer says what speaks for each answer and what against it"
+        return CritiquePrompts(
+            ask=f"{self.debate_prompts().task}\n\n{{row}}\n\n{asked}, "
+            "with reasons that can be checked.\n\nReview:"
+        )
 
     def passage(self, prompt: str) -> str:
         """The text that a row's question is about, the beginning of its prompt; empty: none."""
