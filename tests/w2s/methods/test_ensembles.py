@@ -15,6 +15,7 @@ from w2s.spec import available, parse
 from w2s.stages.base import Stage, closure
 from w2s.stages.boosting import Boosted, Residual
 from w2s.stages.data import GroundTruth
+from w2s.stages.debate import Debate
 from w2s.stages.ensemble import Ensemble
 from w2s.stages.finetune import Finetune
 from w2s.stages.probe import Probe
@@ -137,7 +138,9 @@ def test_debaters_of_an_ensemble_have_a_debate_each() -> None:
         member.transcripts.key for member in members if member.transcripts
     ]
     assert len({member.transcripts.key for member in members if member.transcripts}) == 3
-    assert all(debate.debater == setup().ladder["m"] for debate in planned.contexts(setup(1)))
+    for debate in planned.contexts(setup(1)):
+        assert isinstance(debate, Debate)
+        assert debate.debater == setup().ladder["m"]
 
 
 def test_bagging_over_rows_changes_rows_and_nothing_else() -> None:
