@@ -15,6 +15,7 @@ from serving.backends.base import Backend
 from serving.client import CompletionClient
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.types import Speaker
+from serving.errors import ServingInputError
 from sweeps import speakers
 from sweeps.config import Runtime, load
 from sweeps.debating import Asked, Scene, watch
@@ -254,7 +255,7 @@ async def _perform(
         while (text := await asyncio.to_thread(_read_line)) is not None:
             try:
                 made.append(await watch(scene, typed(cast.setup.task, text), console))
-            except UserError as error:
+            except (UserError, ServingInputError) as error:
                 console.print(str(error), style="red", markup=False, highlight=False)
     return made
 

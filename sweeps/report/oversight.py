@@ -150,9 +150,9 @@ class Judge:
 
     @property
     def has_speakers(self) -> bool:
-        """Whether anybody argued for anything in what it read."""
+        """Whether anybody argued for anything about the row in what it read."""
         wins = self.outcomes[["win_honest", "win_dishonest"]].to_numpy(float)
-        return not np.isnan(wins).all()
+        return not self.control and not np.isnan(wins).all()
 
     @cached_property
     def by_length(self) -> list[Quartile]:
@@ -316,7 +316,7 @@ def judges_table(found: Sequence[Judge], several_tasks: bool) -> Table:
 
 
 def wins_table(found: Sequence[Judge], several_tasks: bool) -> Table | None:
-    """Win rates by position and by truth; None where nobody argued."""
+    """Win rates by position and by truth, without controls; None where nobody argued."""
     rows = [
         (
             *_who(judge, several_tasks),

@@ -149,3 +149,9 @@ def test_what_should_win_is_green_and_what_should_not_is_red():
     assert tones["last speaker"] == "bad"  # it defended the truth every time
     assert tones["A wins, %"] == ""
     assert np.isfinite([field.sort for field in table.rows[0] if field.sort is not None]).all()
+
+
+def test_debates_about_other_rows_have_no_winners():
+    shuffled = judge(frame([[0.9, 0.1]], control=True), "debate(shuffled)")
+    assert oversight.wins_table([shuffled], several_tasks=False) is None
+    assert len(oversight.judges_table([shuffled], several_tasks=False).rows) == 1
