@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from w2s.errors import UserError
 from w2s.methods._debating import averaged
 from w2s.methods.base import Method
 from w2s.spec import OneOf, parse
@@ -74,10 +75,21 @@ class Judge(Method):
         return judgements if len(judgements) > 1 else ()
 
     def supervision(self, setup: Setup) -> Stage:
-        """The judgement, or the mean of several."""
+        """The judgement, or the mean of several.
+
+        Raises:
+            UserError: the method it reads has no texts, and is not `naive`.
+        """
         return averaged(self._judgements(setup))
 
     def _judgements(self, setup: Setup) -> tuple[Stage, ...]:
+        contexts = self.contexts(setup)
+        if not contexts and self.reads.kind != "naive":
+            raise UserError(
+                f"a judge cannot read what supervisors of {self.reads.label!r} read: they read the "
+                'rows alone; reads = "naive" judges these, and debate, consultancy, '
+                "market_making, interaction, critique and their ensembles have texts to read"
+            )
         return tuple(
             setup.judged(
                 setup.named(self.judge),
@@ -87,5 +99,5 @@ class Judge(Method):
                 swap=self.swap,
                 rounds=self.rounds,
             )
-            for transcripts in self.contexts(setup) or (None,)
+            for transcripts in contexts or (None,)
         )

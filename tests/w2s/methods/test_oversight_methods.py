@@ -281,6 +281,7 @@ def test_a_name_that_no_model_has_is_refused(name: str, fields: dict) -> None:
     ("fields", "task", "message"),
     [
         ({"kind": "judge", "how": "verdict"}, "almanac", "no words for a written verdict"),
+        ({"kind": "judge", "reads": "finetune_ensemble"}, "sciq", "they read the rows alone"),
         ({"kind": "judge", "prompts": {"labels": (" a", " b", " c")}}, "sciq", "3 labels for 2"),
         ({"kind": "debate", "protocol": "market_making"}, "sciq", "this method has no picks"),
         (

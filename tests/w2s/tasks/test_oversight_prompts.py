@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.w2s.tasks.cases import CASES, Case
 from w2s.tasks.almanac import Almanac
-from w2s.tasks.base import Task
+from w2s.tasks.base import Task, load
 from w2s.tasks.boolq import BoolQ
 from w2s.tasks.preferences import Preferences
 from w2s.tasks.sciq import SciQ
@@ -46,3 +47,23 @@ def test_options_that_are_called_as_debaters_are_options() -> None:
     prompts = Preferences(path=str(FIXTURES / "preferences")).judge_prompts()
     assert [label.strip() for label in prompts.labels] == ["A", "B"]
     assert prompts.parse("Answer: B") == Verdict(1, "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_questions_are_apart_from_the_answers_that_rows_propose(case: Case) -> None:
+    task = case.task()
+    rows = [row for part in load(task).rows.values() for row in part]
+    proposing = [row for row in rows if row.question]
+    assert len(proposing) in (0, len(rows))
+    if "answer" in task.instruction or proposing:
+        assert task.proposes_answers
+        assert proposing
+    answers: dict[str, dict[int, set[str]]] = {}
+    for row in proposing:
+        assert row.prompt.startswith(row.question)
+        answer = row.prompt.removeprefix(row.question)
+        assert answer.strip()
+        answers.setdefault(row.question, {}).setdefault(row.label, set()).add(answer)
+    # Of most questions there is a right and a wrong answer: what they have in common tells neither.
+    both = [found for found in answers.values() if len(found) == 2]
+    assert not proposing or both
