@@ -51,11 +51,11 @@ class StyleClassifier(Stage):
         )
         train = np.flatnonzero(frame["split"] == "weak_train")
         ids = frame["row_id"].iloc[train].tolist()
-        targets_NC, _ = read_targets(
+        targets = read_targets(
             context.path(self.labels), "weak_train", ids, self.task.num_classes
         )
         model = LogisticRegression(C=self.inverse_regularization, max_iter=1000)
-        model.fit(features[train], targets_NC.argmax(1))
+        model.fit(features[train], targets.probabilities_NC.argmax(1))
         rest = np.flatnonzero(frame["split"] != "weak_train")
         if context.replicas is None or context.replicas.rank == 0:
             write_predictions(
