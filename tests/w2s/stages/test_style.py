@@ -1,6 +1,7 @@
 """The style control sees masked transcripts alone, and learns whatever they give away."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,8 @@ def test_what_is_masked_tells_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "columns"), [("words", 2), ("positions", 5), ("equalities", 6)])
-def test_features_are_words_their_places_and_which_are_equal(kind: str, columns: int) -> None:
+def test_features_are_words_their_places_and_which_are_equal(
+    kind: Literal["words", "positions", "equalities"], columns: int
+) -> None:
     # Words a, b; a at 0 and 2, b at 1; the words at 0 and 2 are equal.
     assert style_features(["a b a"], kind).shape == (1, columns)
