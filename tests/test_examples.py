@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import Sweep, load
+from sweeps.config import Block, Sweep, load
 from sweeps.plan import Plan, Planner, Point
 from w2s.corpora.base import Corpus
+from w2s.methods.recursive_aligner import RecursiveAligner
 from w2s.models.architecture import Architecture
 from w2s.spec import parse
 from w2s.tasks._dataset import DatasetTask
@@ -48,9 +49,30 @@ def _at_hand(sweep: Sweep, models: list[Path]) -> Sweep:
         rung.model_copy(update={"model": str(model), "revision": None} if rung.model else {})
         for rung, model in zip(sweep.ladder, models, strict=False)
     ]
+    speakers = [
+        speaker.model_copy(update={"model": str(model), "revision": None})
+        for speaker, model in zip(sweep.speakers, reversed(models), strict=False)
+    ]
     return sweep.model_copy(
-        update={"tasks": tuple(tasks), "ladder": tuple(ladder), "seeds": sweep.seeds[:1]}
+        update={
+            "tasks": tuple(tasks),
+            "ladder": tuple(ladder),
+            "speakers": tuple(speakers),
+            "blocks": tuple(_fewer_true_rows(block) for block in sweep.blocks),
+            "seeds": sweep.seeds[:1],
+        }
     )
+
+
+def _fewer_true_rows(block: Block) -> Block:
+    """The block with anchors that fit made-up rows, of which there are few."""
+    methods = [
+        method.model_copy(update={"num_anchor": 4})
+        if isinstance(method, RecursiveAligner)
+        else method
+        for method in block.methods
+    ]
+    return block.model_copy(update={"methods": tuple(methods)})
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
