@@ -13,7 +13,7 @@ from serving.debate.prompts import DebatePrompts
 from serving.debate.protocols.base import DebateProtocol
 from serving.debate.protocols.sequential import Sequential
 from serving.debate.protocols.simultaneous import Simultaneous
-from serving.models import ServedModel
+from serving.models import Adapter, ServedModel
 from w2s.almanac.world import World
 from w2s.combiners.base import Combiner
 from w2s.combiners.mean import Mean
@@ -247,6 +247,7 @@ OTHER: dict[tuple[str, str], Any] = {
     ("Reweighted", "held_out"): GroundTruth(task=Almanac(), split="val"),
     ("TrainConfig", "head_layer"): 2,
     ("FamilyEnsemble", "models"): ("weak", "strong"),
+    ("ServedModel", "adapters"): (Adapter(name="a", path="somewhere"),),
     ("TrainConfig", "betas"): (0.8, 0.99),
     ("TrainConfig", "label_words"): ("no", "yes"),
     ("LoraConfig", "target_modules"): ("q_proj",),
