@@ -269,14 +269,19 @@ class Listening(HandleTransport):
         return await super().send(prompts, sampling, seeds, timeout_s)
 
 
-def test_replica_killed_in_mid_debate_loses_nothing_and_nothing_is_asked_again(served: Served):
+@pytest.mark.parametrize("victim", ["replica", "engine"])
+def test_a_killed_process_loses_no_debate_and_nothing_is_asked_again(served: Served, victim: str):
     from ray import serve
 
     endpoint = served.endpoints["writer"]
     transport = Listening(serve.get_deployment_handle(endpoint.deployment, endpoint.app))
     transport.sent = []
     (replica,) = processes("ServeReplica:llm-writer:writer")
-    engines = [child.pid for child in psutil.Process(replica).children(recursive=True)]
+    engines = [
+        child.pid
+        for child in psutil.Process(replica).children(recursive=True)
+        if "EngineCore" in " ".join(child.cmdline())
+    ]
     questions = [Question(f"q{index}", f"Q: w{index} w{index + 1}") for index in range(64)]
     found: list[Transcript] = []
     killed_at: list[int] = []
@@ -284,7 +289,7 @@ def test_replica_killed_in_mid_debate_loses_nothing_and_nothing_is_asked_again(s
     def on_transcript(transcript: Transcript) -> None:
         found.append(transcript)
         if len(found) == 32:
-            os.kill(replica, signal.SIGKILL)
+            os.kill(replica if victim == "replica" else engines[0], signal.SIGKILL)
             killed_at.append(len(transport.sent))
 
     async def run() -> None:
@@ -302,7 +307,7 @@ def test_replica_killed_in_mid_debate_loses_nothing_and_nothing_is_asked_again(s
 
     started = time.monotonic()
     asyncio.run(run())
-    print(f"debates with one replica killed: {time.monotonic() - started:.1f} s")
+    print(f"debates with the {victim} killed: {time.monotonic() - started:.1f} s")
     assert sorted(each.question_id for each in found) == sorted(each.id for each in questions)
     assert [[turn.num_tokens for turn in each.turns] for each in found] == [[7, 7, 3]] * 64
     done = [questions[int(each.question_id[1:])].text for each in found[:32]]
