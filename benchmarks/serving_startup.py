@@ -13,6 +13,8 @@ Phases of a start, in seconds:
     answer    the first completion
 
 `again` is a model that is up and asked for again, as by the next stage of a sweep that names it.
+Processor time is that of this process, the replica and the engine together: unlike the seconds, it
+hardly depends on what else the machine does.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from sweeps import cluster
 from w2s.models.architecture import Architecture
 
 PHASES = ("serve", "import", "replica", "engine", "model", "answer")
+CPU = "processor time"
 SHAPE = Architecture(hidden_size=64, num_layers=2, num_heads=2, head_dim=32, intermediate_size=128)
 WORDS = 200
 
@@ -70,6 +73,17 @@ def started(title: str) -> dict[int, float]:
     return found
 
 
+def processor_s() -> float:
+    """Processor time of this process, and of all replicas and engines below it."""
+    found = psutil.Process().cpu_times()
+    total = found.user + found.system
+    for pid in {**started("ServeReplica"), **started("EngineCore")}:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def first_answer(endpoint: Endpoint) -> float:
     """Seconds of one completion by a new client."""
 
@@ -98,6 +112,7 @@ def measured(folder: Path) -> dict[str, dict[str, float]]:
     """Phases of a first model, of a second, and of asking for one that is up."""
     connection = cluster.connect()
     try:
+        marks = [processor_s()]
         begun = time.time()
         start_serve(0)
         serve_s = time.time() - begun
@@ -106,17 +121,24 @@ def measured(folder: Path) -> dict[str, dict[str, float]]:
         import_s = time.time() - begun
         models = [ServedModel(name=name, path=str(folder)) for name in ("first", "second")]
         _, cold = start(models[0])
+        marks.append(processor_s())
         _, second = start(models[1])
+        marks.append(processor_s())
         begun = time.time()
         endpoint = Vllm().deploy(models[0], Placement())
         again = {"model": time.time() - begun, "answer": first_answer(endpoint)}
     finally:
         cluster.disconnect(connection)
     return {
-        "cold": {"serve": serve_s, "import": import_s, **cold},
-        "second": second,
+        "cold": {"serve": serve_s, "import": import_s, **cold, CPU: marks[1] - marks[0]},
+        "second": {**second, CPU: marks[2] - marks[1]},
         "again": again,
     }
+
+
+def in_all(phases: dict[str, float]) -> float:
+    """Seconds of all phases."""
+    return sum(seconds for name, seconds in phases.items() if name in PHASES)
 
 
 def main() -> None:
@@ -135,23 +157,23 @@ def main() -> None:
     medians: dict[str, dict[str, float]] = {
         kind: {
             phase: statistics.median(run[kind][phase] for run in runs)
-            for phase in PHASES
+            for phase in (*PHASES, CPU)
             if phase in runs[0][kind]
         }
         for kind in kinds
     }
     table = Table(title="seconds until a served model answers", title_justify="left")
-    for name in ("start", *PHASES, "in all"):
+    for name in ("start", *PHASES, "in all", CPU):
         table.add_column(name, justify="left" if name == "start" else "right")
     for kind, phases in medians.items():
-        cells = [f"{phases[phase]:.1f}" if phase in phases else "" for phase in PHASES]
-        table.add_row(kind, *cells, f"{sum(phases.values()):.1f}")
+        cells = [f"{phases[name]:.1f}" if name in phases else "" for name in (*PHASES, CPU)]
+        table.add_row(kind, *cells[:-1], f"{in_all(phases):.1f}", cells[-1])
     Console().print(table)
     if arguments.json:
         found: dict[str, Any] = {
             "benchmark": "serving_startup",
             "seconds": medians,
-            "in_all": {kind: sum(phases.values()) for kind, phases in medians.items()},
+            "in_all": {kind: in_all(phases) for kind, phases in medians.items()},
         }
         print(json.dumps(found))
 
