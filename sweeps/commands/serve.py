@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from serving.howto import describe
-from serving.models import Placement, ServedModel
-from sweeps.config import Runtime, load
+from sweeps.config import load
 from sweeps.placements import execution
 from sweeps.plan import Planner, Point
 from sweeps.resources import Execution
@@ -110,17 +109,6 @@ def teachers(planner: Planner) -> list[Finetune]:
             'served: set supervisor.mode = "full" or "lora"'
         )
     return list(finetuned.values())
-
-
-def stored_model(model: Model, runtime: Runtime, file: str) -> ServedModel:
-    """What the serving layer is told about a rung.
-
-    Raises:
-        UserError: the rung is pretrained by the sweep and not in the store yet.
-    """
-    store = ArtifactStore(runtime.store)
-    _check_stored(model, store, file)
-    return servable(model, store, lambda base: Placement()).model
 
 
 def _check_stored(model: Model, store: ArtifactStore, file: str) -> None:
