@@ -275,7 +275,7 @@ def _curves_panel(axes: Axes, kind: str, frame: pd.DataFrame) -> None:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss")
     if len(families) <= MAX_CURVE_LABELS:
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def _family(name: str) -> str:
