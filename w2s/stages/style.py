@@ -51,9 +51,7 @@ class StyleClassifier(Stage):
         )
         train = np.flatnonzero(frame["split"] == "weak_train")
         ids = frame["row_id"].iloc[train].tolist()
-        targets = read_targets(
-            context.path(self.labels), "weak_train", ids, self.task.num_classes
-        )
+        targets = read_targets(context.path(self.labels), "weak_train", ids, self.task.num_classes)
         model = LogisticRegression(C=self.inverse_regularization, max_iter=1000)
         model.fit(features[train], targets.probabilities_NC.argmax(1))
         rest = np.flatnonzero(frame["split"] != "weak_train")
