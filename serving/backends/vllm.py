@@ -51,9 +51,10 @@ MAX_ONGOING_REQUESTS = 1000
 STOP_TIMEOUT_S = 5.0
 """Seconds that a replica gets to finish what it is doing when its app is removed."""
 
-_STARTING = threading.Lock()
-"""Threads may wait for different models at the same time, but Serve's own start-up code, down to
-its pickling, takes one thread."""
+_SERVE = threading.RLock()
+"""Threads may wait for different models at the same time, but Serve's own code takes one thread:
+whatever makes a deployment's config, even asking for a status, registers a module for pickling and
+takes that back, which fails where another thread was faster."""
 
 
 class Vllm(Backend, frozen=True):
@@ -96,7 +97,7 @@ class Vllm(Backend, frozen=True):
         Returns:
             Root URL of the HTTP routes.
         """
-        with _STARTING:
+        with _SERVE:
             root_url = start_serve(self.http_port)
             with _own_logging():
                 import serving.vllm_server  # noqa: F401
@@ -106,20 +107,16 @@ class Vllm(Backend, frozen=True):
         """A client over the deployment's handle; see `Backend.client`."""
         from ray import serve
 
-        return BatchingClient(
-            HandleTransport(
-                serve.get_deployment_handle(endpoint.deployment, endpoint.app), endpoint.adapter
-            ),
-            policy,
-        )
+        with _SERVE:
+            handle = serve.get_deployment_handle(endpoint.deployment, endpoint.app)
+        return BatchingClient(HandleTransport(handle, endpoint.adapter), policy)
 
     def remove(self, endpoint: Endpoint) -> None:
         """Delete the app and wait until its replicas are gone; see `Backend.remove`."""
         import ray
-        from ray import serve
 
         if ray.is_initialized() and _app_status(endpoint.app)[0] is not None:
-            serve.delete(endpoint.app)
+            _delete(endpoint.app)
 
 
 class HandleTransport:
@@ -238,7 +235,8 @@ def _app_status(app: str) -> tuple[str | None, str]:
     """Status of an app, None where there is none, and what Serve says about it."""
     from ray import serve
 
-    found = serve.status().applications.get(app)
+    with _SERVE:
+        found = serve.status().applications.get(app)
     if found is None:
         return None, ""
     replicas = "; ".join(item.message for item in found.deployments.values() if item.message)
@@ -249,7 +247,7 @@ def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
     """Start the app of a model unless it is there."""
     from ray import serve
 
-    with _STARTING:
+    with _SERVE:
         if _app_status(app)[0] in ("RUNNING", "DEPLOYING"):
             return
         target = serve.RunTarget(
@@ -262,14 +260,20 @@ def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
         )
 
 
-def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
+def _delete(app: str) -> None:
+    """Delete an app and wait until its replicas are gone."""
     from ray import serve
 
+    with _SERVE:
+        serve.delete(app)
+
+
+def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while (status := _app_status(app))[0] != "RUNNING":
         failed = status[0] in (None, "DEPLOY_FAILED", "UNHEALTHY")
         if failed or time.monotonic() > deadline:
-            serve.delete(app)
+            _delete(app)
             what = "did not start" if failed else f"is not up after {timeout_s:g} s"
             lines = status[1].strip().splitlines() or ["Serve gives no reason"]
             raise DeploymentFailed(
