@@ -9,6 +9,7 @@ once); one that only makes clients loads Ray Serve alone.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -51,10 +52,11 @@ MAX_ONGOING_REQUESTS = 1000
 STOP_TIMEOUT_S = 5.0
 """Seconds that a replica gets to finish what it is doing when its app is removed."""
 
-_SERVE = threading.RLock()
-"""Threads may wait for different models at the same time, but Serve's own code takes one thread:
-whatever makes a deployment's config, even asking for a status, registers a module for pickling and
-takes that back, which fails where another thread was faster."""
+_STARTING = threading.Lock()
+"""Threads may wait for different models at the same time, but Serve's own start-up code takes one
+thread."""
+_PICKLING = threading.Lock()
+"""Held while Serve pickles a deployment's router; see `_pickle_one_by_one`."""
 
 
 class Vllm(Backend, frozen=True):
@@ -97,7 +99,8 @@ class Vllm(Backend, frozen=True):
         Returns:
             Root URL of the HTTP routes.
         """
-        with _SERVE:
+        _pickle_one_by_one()
+        with _STARTING:
             root_url = start_serve(self.http_port)
             with _own_logging():
                 import serving.vllm_server  # noqa: F401
@@ -107,16 +110,21 @@ class Vllm(Backend, frozen=True):
         """A client over the deployment's handle; see `Backend.client`."""
         from ray import serve
 
-        with _SERVE:
-            handle = serve.get_deployment_handle(endpoint.deployment, endpoint.app)
-        return BatchingClient(HandleTransport(handle, endpoint.adapter), policy)
+        _pickle_one_by_one()
+        return BatchingClient(
+            HandleTransport(
+                serve.get_deployment_handle(endpoint.deployment, endpoint.app), endpoint.adapter
+            ),
+            policy,
+        )
 
     def remove(self, endpoint: Endpoint) -> None:
         """Delete the app and wait until its replicas are gone; see `Backend.remove`."""
         import ray
+        from ray import serve
 
         if ray.is_initialized() and _app_status(endpoint.app)[0] is not None:
-            _delete(endpoint.app)
+            serve.delete(endpoint.app)
 
 
 class HandleTransport:
@@ -231,12 +239,32 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _pickle_one_by_one() -> None:
+    """Make Serve's configs safe to be made in several threads of this process.
+
+    Each registers the router's module for pickling by value and takes that back, which fails where
+    another thread has done so in between. Handles, statuses and Serve's own threads make configs.
+    """
+    from ray.serve.config import RequestRouterConfig
+
+    serialize = RequestRouterConfig._serialize_request_router_cls
+    with _PICKLING:
+        if hasattr(serialize, "__wrapped__"):
+            return
+
+        @functools.wraps(serialize)
+        def one_by_one(self: RequestRouterConfig) -> None:
+            with _PICKLING:
+                serialize(self)
+
+        RequestRouterConfig._serialize_request_router_cls = one_by_one
+
+
 def _app_status(app: str) -> tuple[str | None, str]:
     """Status of an app, None where there is none, and what Serve says about it."""
     from ray import serve
 
-    with _SERVE:
-        found = serve.status().applications.get(app)
+    found = serve.status().applications.get(app)
     if found is None:
         return None, ""
     replicas = "; ".join(item.message for item in found.deployments.values() if item.message)
@@ -247,7 +275,7 @@ def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
     """Start the app of a model unless it is there."""
     from ray import serve
 
-    with _SERVE:
+    with _STARTING:
         if _app_status(app)[0] in ("RUNNING", "DEPLOYING"):
             return
         target = serve.RunTarget(
@@ -260,20 +288,14 @@ def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
         )
 
 
-def _delete(app: str) -> None:
-    """Delete an app and wait until its replicas are gone."""
+def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
     from ray import serve
 
-    with _SERVE:
-        serve.delete(app)
-
-
-def _wait_until_running(model: ServedModel, app: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while (status := _app_status(app))[0] != "RUNNING":
         failed = status[0] in (None, "DEPLOY_FAILED", "UNHEALTHY")
         if failed or time.monotonic() > deadline:
-            _delete(app)
+            serve.delete(app)
             what = "did not start" if failed else f"is not up after {timeout_s:g} s"
             lines = status[1].strip().splitlines() or ["Serve gives no reason"]
             raise DeploymentFailed(

@@ -88,3 +88,19 @@ def test_ray_accepts_it_and_reserves_the_gpus(fields: dict[str, float]):
     environment = engine.get_runtime_env_with_local_env_vars()["env_vars"]
     share = environment.get("VLLM_RAY_PER_WORKER_GPUS")
     assert share == ("0.5" if placement.num_gpus == 0.5 else None)
+
+
+def test_configs_can_be_made_in_several_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ray.serve._private.config import DeploymentConfig
+
+    from serving.backends.vllm import _pickle_one_by_one
+
+    def made(_: int) -> int | None:
+        _pickle_one_by_one()
+        return DeploymentConfig(num_replicas=2).num_replicas
+
+    # Without it one in ten fails here.
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(made, range(800))) == {2}
