@@ -17,20 +17,19 @@ from pydantic import Field
 from serving.messages import seed_of
 from w2s.errors import UserError
 from w2s.spec import OneOf
-from w2s.stages.base import Lane, Requests, Stage, StageContext
+from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.models import Model, model_key
 from w2s.stages.window import window_of
-from w2s.stages.writing import leave_transcripts, sampling_of, write_until
-from w2s.tasks.base import Task, load, shape_of
+from w2s.stages.writing import FINISHED_FILE, Written, sampling_of, write_until
+from w2s.tasks.base import Task, load
 from w2s.templates import KnowledgePrompts
-from w2s.types import SPLITS, Split
+from w2s.types import SPLITS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 QUESTIONS_FILE = "questions.parquet"
 DEMOS_FILE = "demos.parquet"
-FINISHED_FILE = "texts.jsonl"
 
 
 class Questions(Stage):
@@ -134,13 +133,9 @@ class KnowledgeDemos(Stage):
         return chosen, prompts
 
 
-class Knowledge(Stage):
+class Knowledge(Written):
     """Background knowledge on the question of every row, as transcripts."""
 
-    lane: ClassVar[Lane] = "serve"
-
-    model: Model
-    """Model that writes."""
     questions: Questions
     """The questions."""
     demos: KnowledgeDemos | None = None
@@ -148,37 +143,22 @@ class Knowledge(Stage):
     num_demos: int = Field(default=2, ge=1)
     """Demonstrations a prompt, drawn afresh for each question, never on the question itself."""
     templates: KnowledgePrompts
-    """What it reads, and how readers see what it writes."""
-    max_attempts: int = Field(default=4, ge=1)
-    """Texts drawn for a question until one is not empty."""
-    seed: int = Field(ge=0)
-    """Of demonstrations and texts."""
-    splits: tuple[Split, ...] = SPLITS
-    """Whose questions are written about."""
+    """What the writer reads, and how readers see what it writes."""
 
     @property
-    def name(self) -> str:
-        """Readable name."""
-        return f"knowledge-{self.model.name.removeprefix('pretrain-')}-s{self.seed}"
+    def task(self) -> Task:
+        """The task of the rows."""
+        return self.questions.task
 
     @property
-    def served_models(self) -> "tuple[Stage | BaseModel, ...]":
-        """The writer."""
-        return (self.model,)
+    def writing(self) -> KnowledgePrompts:
+        """The templates."""
+        return self.templates
 
-    def cost(self) -> float:
-        """Estimated seconds on one core, at the rate of a small model."""
-        num_rows = shape_of(self.questions.task).num_rows
-        return sum(num_rows[split] for split in self.splits) / 400
-
-    def requests(self) -> dict[str, Requests]:
-        """Estimated requests: one a row, if no text is empty; few rows share a question."""
-        shape = shape_of(self.questions.task)
-        number = sum(shape.num_rows[split] for split in self.splits)
-        shown = 1 + (self.num_demos if self.demos else 0)
-        written = number * self.templates.max_tokens
-        read = int(number * shape.num_tokens * shown)
-        return {model_key(self.model): Requests(number, read, written)}
+    @property
+    def texts_shown(self) -> int:
+        """The question and its demonstrations."""
+        return 1 + (self.num_demos if self.demos else 0)
 
     async def run(self, context: StageContext) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write `transcripts.parquet` (split, row_id, text, turns) for every row.
@@ -186,19 +166,7 @@ class Knowledge(Stage):
         Raises:
             UserError: the templates alone do not fit the model's context.
         """
-        frame, prompts = await asyncio.to_thread(self._prompts, context)
-        written = await write_until(
-            bool,
-            context.clients[model_key(self.model)],
-            prompts,
-            sampling_of(self.templates),
-            context,
-            context.output_dir / FINISHED_FILE,
-            what="knowledge",
-            seed=self.seed,
-            max_attempts=self.max_attempts,
-        )
-        leave_transcripts(context.output_dir, frame, written, self.templates, self.model)
+        await self.write(context, *await asyncio.to_thread(self._prompts, context))
 
     def _prompts(self, context: StageContext) -> tuple[pd.DataFrame, dict[str, str]]:
         """The rows with the `name` of their question (its first row's id), and prompts by name."""
