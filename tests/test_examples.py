@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import Block, Sweep, load
+from sweeps.config import Block, Sweep
+from sweeps.load import load
 from sweeps.plan import Plan, Planner, Point
 from w2s.corpora.base import Corpus
 from w2s.methods.recursive_aligner import RecursiveAligner

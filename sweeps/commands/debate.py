@@ -17,8 +17,9 @@ from serving.debate.protocols.base import DebateProtocol
 from serving.debate.types import Speaker
 from serving.errors import ServingInputError
 from sweeps import speakers
-from sweeps.config import Runtime, load
+from sweeps.config import Runtime
 from sweeps.debating import Asked, Scene, watch
+from sweeps.load import load
 from sweeps.placements import execution
 from sweeps.plan import Planner, Point
 from sweeps.report import browser

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.budget import Usage
-from sweeps.config import Runtime, SpeakerEntry, Sweep, load
+from sweeps.config import Runtime, SpeakerEntry, Sweep
+from sweeps.load import load
 from sweeps.placements import check_servable_models, described
 from sweeps.plan import Plan, Planner, Point
 from sweeps.servable import served_key

@@ -9,8 +9,8 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.config import load
 from sweeps.driver import Outcome, Session, run_sweep
+from sweeps.load import load
 from sweeps.report.load import Board
 from sweeps.report.scoring import score
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from serving.howto import describe
-from sweeps.config import load
+from sweeps.load import load
 from sweeps.placements import execution
 from sweeps.plan import Planner, Point
 from sweeps.resources import Execution

@@ -25,8 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_sweep(arguments: argparse.Namespace) -> int:
     from sweeps.commands.plan import planned_stages
-    from sweeps.config import load
     from sweeps.driver import studies_dir
+    from sweeps.load import load
     from sweeps.plan import Plan, Planner
     from sweeps.search import recorded_points
 

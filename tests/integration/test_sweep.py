@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweeps.config import load
+from sweeps.load import load
 from sweeps.plan import Plan, Planner
 from sweeps.results import SweepResults
 from sweeps.search import recorded_points

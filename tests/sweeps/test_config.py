@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import Runtime, Sweep, load
+from sweeps.config import Runtime, Sweep
+from sweeps.load import load
 from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
 

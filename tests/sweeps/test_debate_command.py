@@ -12,7 +12,7 @@ from serving.backends.scripted import ScriptedTransport
 from serving.client import BatchingClient
 from sweeps.cli import main
 from sweeps.commands import debate
-from sweeps.config import load
+from sweeps.load import load
 from w2s.tasks.base import load as load_task
 
 FILE = """
