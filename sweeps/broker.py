@@ -3,8 +3,8 @@
 Callers (the driver, Tune trials) hold a `BrokerClient` (`sweeps.client`): they `ask` for stages and
 wait. `StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to
 who can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
-stages to one process with clients of served models (`sweeps.served`). A stage that several callers
-ask for runs once. A caller that falls silent loses its requests; what nobody awaits is cancelled.
+stages to one process with clients of served models (`sweeps.serve_pool`). A stage that several
+callers ask for runs once. A caller that falls silent loses its requests; what nobody awaits is cancelled.
 
 The broker is an ordinary actor, passed as a handle: it ends with the driver, and so does all that
 it started.
@@ -26,8 +26,7 @@ from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
 from sweeps.resources import Execution, check_fits
-from sweeps.servable import served_key
-from sweeps.served import ServeHost
+from sweeps.serve_pool import ServePool
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
 from w2s.stages.base import Stage, closure
@@ -77,11 +76,6 @@ class StageBroker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._light_free: list[Any] = []
         self._light_count = 0
-        self._serving: set[str] = set()
-        self._host: Any = None
-        self._wanted: frozenset[str] = frozenset()
-        self._served: tuple[str, ...] = ()
-        self._taken: list[tuple[int, dict[str, float]]] = []
         self._closing = False
         self._bug: BaseException | None = None
         self._schedule_due = False
@@ -90,6 +84,15 @@ class StageBroker:
         one_place = self._store.is_local or len(self._nodes) == 1
         shared = None if one_place else f"{self._store.root}/.gangs"
         self._gangs = GangPool(self._board, execution, self._handle, self._change, shared)
+        self._serves = ServePool(
+            self._board,
+            execution,
+            self._handle,
+            on_change=self._change,
+            spawn=self._spawn,
+            settle=self._settle,
+            lost=self._lost,
+        )
 
     async def open(self) -> None:
         """Begin to look after callers, gangs and nodes."""
@@ -158,7 +161,7 @@ class StageBroker:
     async def snapshot(self, caller: str) -> BrokerSnapshot:
         """The state of everything now."""
         self._seen[caller] = time.monotonic()
-        return self._board.snapshot(gangs=len(self._gangs.gangs), served=self._served)
+        return self._board.snapshot(gangs=len(self._gangs.gangs), served=self._serves.names)
 
     async def events(self, caller: str, after: int) -> list[StageEvent]:
         """What ended, from the log's entry number `after` on."""
@@ -171,7 +174,7 @@ class StageBroker:
         self._gangs.stop_all()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(
-                asyncio.gather(self._close_host(), self._gangs.ended()), CLOSE_TIMEOUT_S
+                asyncio.gather(self._serves.close(), self._gangs.ended()), CLOSE_TIMEOUT_S
             )
 
     # For workers
@@ -188,11 +191,6 @@ class StageBroker:
 
     # Inside
 
-    async def _close_host(self) -> None:
-        if self._host is not None:
-            with contextlib.suppress(RayActorError, RayTaskError):
-                await self._host.close.remote()
-
     def _present(self, roots: Sequence[Stage]) -> set[str]:
         return self._store.present(closure(roots).values())
 
@@ -200,8 +198,7 @@ class StageBroker:
         self._callers.pop(number, None)
         for key in self._board.release(number):
             # A training notices by itself, from the answer to its next report.
-            if key in self._serving and self._host is not None:
-                self._host.cancel.remote(key)
+            self._serves.cancel(key)
 
     def _change(self) -> None:
         """Something happened: wake those who wait, and look for work once per turn of the loop."""
@@ -219,13 +216,11 @@ class StageBroker:
             return
         try:
             self._schedule_light()
-            self._schedule_serve()
-            blocked = self._gangs.schedule(self._nodes, self._taken)
+            self._serves.schedule(self._nodes, self._gangs.taken)
+            if self._gangs.schedule(self._nodes, self._serves.taken):
+                self._serves.make_room()
         except Exception as error:
             self._give_up(error)
-            return
-        if blocked and self._host is not None:
-            self._host.make_room.remote()
 
     def _give_up(self, bug: BaseException) -> None:
         """An error of the broker itself reaches everyone who waits, who would wait for ever."""
@@ -259,47 +254,6 @@ class StageBroker:
         self._light_free.append(worker)
         self._change()
 
-    def _schedule_serve(self) -> None:
-        planned = list(self._board.planned("serve"))
-        running = [self._board.nodes[key] for key in self._serving]
-        # Models whose weights are there start now, while other inputs of their stages are made.
-        models = {
-            served_key(model): model
-            for node in [*planned, *running]
-            for model in node.stage.served_models
-            if not isinstance(model, Stage) or self._is_there(model)
-        }
-        if (models or planned) and self._host is None:
-            host = _actor(ServeHost, max_concurrency=1000)
-            self._host = host.remote(self._handle, self._execution)
-        if self._host is not None and self._wanted != frozenset(models):
-            self._wanted = frozenset(models)
-            self._host.want.remote(list(models.values()))
-        for node in self._board.ready("serve"):
-            if len(self._serving) >= self._execution.max_serve_stages:
-                return
-            self._board.start(node.stage.key)
-            self._serving.add(node.stage.key)
-            self._spawn(self._run_serve(node))
-
-    async def _run_serve(self, node: Node) -> None:
-        assert self._host is not None
-        try:
-            outcome = await self._host.run.remote(node.stage)
-        except RayActorError as error:
-            self._host, self._wanted = None, frozenset()
-            self._lost(node, error)
-        except RayTaskError as error:
-            self._board.fail(node.stage.key, str(error.cause), str(error))
-        else:
-            self._settle(outcome)
-        self._serving.discard(node.stage.key)
-        self._change()
-
-    def _is_there(self, stage: Stage) -> bool:
-        node = self._board.nodes.get(stage.key)
-        return node is not None and node.state in ("cached", "done")
-
     def _settle(self, outcome: Outcome) -> None:
         if outcome.record is not None:
             self._board.finish(outcome.key, outcome.record)
@@ -310,7 +264,7 @@ class StageBroker:
 
     def _lost(self, node: Node, error: RayActorError) -> None:
         """The process that ran a stage died."""
-        if node.attempts >= self._execution.max_attempts:
+        if node.attempts > self._execution.retries:
             cause = f"WorkerDied: its process died {node.attempts} times: {error}".splitlines()[0]
             self._board.fail(node.stage.key, cause)
         else:
@@ -323,9 +277,7 @@ class StageBroker:
         while True:
             await asyncio.sleep(TICK_S)
             self._nodes = await asyncio.to_thread(node_resources)
-            if self._host is not None:
-                with contextlib.suppress(RayActorError):
-                    self._served, self._taken = await self._host.state.remote()
+            await self._serves.look()
             silent = time.monotonic() - self._execution.lease_s
             for number, caller in list(self._callers.items()):
                 if self._seen[caller] < silent:

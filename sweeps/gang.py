@@ -283,6 +283,11 @@ class GangPool:
                 self._stop(gang)
         return bool(blocked)
 
+    @property
+    def taken(self) -> list[tuple[int, Resources]]:
+        """For each gang the number of its workers and what each of them reserves."""
+        return [(gang.shape.num_workers, gang.shape.per_worker) for gang in self.gangs.values()]
+
     def stop_all(self) -> None:
         """Let every gang end after the stage it has."""
         for gang in self.gangs.values():
@@ -332,7 +337,7 @@ class GangPool:
         if ticket is None or self._board.nodes[ticket.stage.key].state != "running":
             return
         node = self._board.nodes[ticket.stage.key]
-        if node.attempts >= self._execution.max_attempts:
+        if node.attempts > self._execution.retries:
             self._board.fail(
                 ticket.stage.key,
                 f"WorkerDied: its worker died {node.attempts} times (out of memory, or a crash)",
@@ -366,8 +371,7 @@ class GangPool:
         limit = self._execution.max_gangs
         if limit is not None and len(self.gangs) >= limit:
             return False
-        taken = [(gang.shape.num_workers, gang.shape.per_worker) for gang in self.gangs.values()]
-        return slots(shape, left_over(nodes, [*taken, *others])) > 0
+        return slots(shape, left_over(nodes, [*self.taken, *others])) > 0
 
     def _start(self, shape: GangShape) -> None:
         gang = Gang(next(self._ids), shape)

@@ -142,8 +142,12 @@ class Execution:
     """Processes for short CPU stages."""
     max_serve_stages: int = 2
     """Stages that talk to served models at the same time; few, so that the first is done early."""
-    max_attempts: int = 3
-    """Starts of a stage whose worker dies, before it counts as failed."""
+    retries: int = 2
+    """Further starts of a stage whose process died or whose error may go away by itself."""
+    stage_timeout_s: float | None = None
+    """Seconds after which a stage that still runs is stopped; None: never."""
+    checkpoint_s: float = 60.0
+    """Seconds between two checkpoints of a training; a shorter one writes none."""
     gang_idle_s: float = 10.0
     """Seconds without any stage to come after which a gang ends."""
     model_idle_s: float = 20.0

@@ -52,6 +52,10 @@ class Outcome(NamedTuple):
     """Where the error happened."""
     cancelled: bool = False
     """The stage stopped because nobody awaited it."""
+    retry: bool = False
+    """The error may go away by itself: another attempt may succeed."""
+    damaged: str = ""
+    """Key of an input whose artifact turned out damaged; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

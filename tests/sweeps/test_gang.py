@@ -115,7 +115,7 @@ def test_restarted_group_gets_the_stage_again_until_it_is_given_up(
         assert "died 2 times" in failure.cause
         waiting.cancel()
 
-    bench(monkeypatch, script, GangShape(), max_attempts=2)
+    bench(monkeypatch, script, GangShape(), retries=1)
 
 
 def test_gangs_are_bounded_by_the_cluster_and_by_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
