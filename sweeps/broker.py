@@ -4,7 +4,8 @@ Callers (the driver, Tune trials) hold a `BrokerClient` (`sweeps.client`): they 
 wait. `StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to
 who can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
 stages to one process with clients of served models (`sweeps.serve_pool`). A stage that several
-callers ask for runs once. A caller that falls silent loses its requests; what nobody awaits is cancelled.
+callers ask for runs once. A caller that falls silent loses its requests; what nobody awaits is
+cancelled.
 
 The broker is an ordinary actor, passed as a handle: it ends with the driver, and so does all that
 it started.
