@@ -152,12 +152,15 @@ def copy_backbone(base: PreTrainedModel, *, share: bool = False) -> PreTrainedMo
 
     Args:
         base: what is copied; it stays as it is.
-        share: the modules are new (they can be hooked into and wrapped) but the tensors are those
-            of the base, so nothing may train them; else the copy's own, all of them trained.
+        share: the modules are new (they can be hooked into, wrapped and moved) but the memory is
+            that of the base, so nothing may write to it; else the copy's own. Either way all
+            parameters require a gradient.
     """
     if share:
-        tensors = [*base.parameters(), *base.buffers()]
-        return copy.deepcopy(base, {id(tensor): tensor for tensor in tensors})
+        aliases: dict[int, Tensor] = {id(buffer): buffer.detach() for buffer in base.buffers()}
+        for parameter in base.parameters():
+            aliases[id(parameter)] = nn.Parameter(parameter.detach())
+        return copy.deepcopy(base, aliases)
     copied = copy.deepcopy(base)
     copied.requires_grad_(True)
     return copied

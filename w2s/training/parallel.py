@@ -4,6 +4,10 @@ A loop is written for `Replicas`. Alone, that is `Replicas()`; inside a worker g
 from an initialised `torch.distributed` process group (gloo on CPU, nccl on GPU). Each replica takes
 its slice of an update's rows, normalises by the size of the whole update, and `sum_gradients` adds
 up what the replicas found, so one and several workers train alike.
+
+Replicas hold the whole model each, or share it out (`sharded`): then its weights, gradients and
+optimizer state are in parts on the workers (`w2s.training.sharding`), and every forward and
+backward pass is one that all of them make together.
 """
 
 from collections.abc import Iterable
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class Replicas:
 
     rank: int = 0
     size: int = 1
+    shards: bool = False
+    """Whether models that train are shared out over the replicas."""
 
     @classmethod
     def current(cls) -> "Replicas":
@@ -27,6 +34,11 @@ class Replicas:
         if dist.is_available() and dist.is_initialized():
             return cls(rank=dist.get_rank(), size=dist.get_world_size())
         return cls()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether there is anyone to share a model out with."""
+        return self.shards and self.size > 1
 
     def slice(self, count: int) -> slice:
         """This replica's contiguous share of `count` rows."""
@@ -40,12 +52,15 @@ class Replicas:
         return tensor
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its sum over replicas, in one message per dtype."""
+        """Replace each gradient by its sum over replicas, in one message per dtype.
+
+        Gradients of tensors that are shared out are such sums already.
+        """
         if self.size == 1:
             return
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
-            if parameter.requires_grad:
+            if parameter.requires_grad and not isinstance(parameter, DTensor):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
