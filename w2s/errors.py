@@ -1,9 +1,11 @@
 """Every error the project raises on purpose.
 
-    W2SError ├── UserError            the user's input cannot be run; the message says what, found,
-    allowed, do ├── CriterionMissed      a pretraining phase hit its step cap before its criterion
-    held ├── StageFailed          a stage failed; carries the key and the cause, reaches every
-    waiter └── StoreError           the artifact store cannot be read or written
+    W2SError
+    ├── UserError            the user's input cannot be run; says what, found, allowed, do
+    ├── CriterionMissed      a pretraining phase hit its step cap before its criterion held
+    ├── UnusableCheckpoint   the checkpoint of a stage does not fit its training
+    ├── StageFailed          a stage failed; has key and cause, reaches every waiter
+    └── StoreError           the artifact store cannot be read or written
 
 All of them pickle, because they cross Ray processes. The command line turns `UserError` and
 `StoreError` into one message and exit code 2.
@@ -20,6 +22,10 @@ class UserError(W2SError, ValueError):
 
 class CriterionMissed(W2SError):
     """A pretraining phase reached its step cap before its criterion held."""
+
+
+class UnusableCheckpoint(W2SError):
+    """The checkpoint that an earlier attempt left does not fit the training; it is dropped."""
 
 
 class StageFailed(W2SError):

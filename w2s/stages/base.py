@@ -22,6 +22,7 @@ from w2s.spec import Spec, digest, fields_of
 
 if TYPE_CHECKING:
     from serving.client import CompletionClient
+    from w2s.training.checkpointing import Checkpoints
     from w2s.training.parallel import Replicas
 
 Lane = Literal["train", "serve", "light"]
@@ -65,6 +66,11 @@ class StageContext:
     """Called as (step, total, metrics): live view and the curve of the stage's run."""
     warm: dict[str, Any] = field(default_factory=dict)
     """Objects a worker keeps between stages (a base model by key); may be empty at any call."""
+    checkpoints: "Checkpoints | None" = None
+    """Where a long training keeps its state, and finds that of an attempt that was cut off (`train`
+    lane); None: nowhere."""
+    shrink: Callable[[int], None] = lambda micro_batch_size: None
+    """Called with the next `micro_batch_size` when the device had no memory for the last one."""
 
     def path(self, stage: "Stage") -> Path:
         """Artifact folder of an input stage."""
@@ -141,15 +147,22 @@ class Stage(Spec):
         raise NotImplementedError
 
 
-def closure(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """Stages and all they are made from, inputs first, by key."""
+def closure(
+    stages: Iterable[Stage], leaf: Callable[[Stage], bool] = lambda stage: False
+) -> dict[str, Stage]:
+    """Stages and all they are made from, inputs first, by key.
+
+    Args:
+        stages: where to begin.
+        leaf: whether a stage's inputs shall be left out.
+    """
     found: dict[str, Stage] = {}
     todo = [(stage, False) for stage in reversed(list(stages))]
     while todo:
         stage, expanded = todo.pop()
         if stage.key in found:
             continue
-        if expanded:
+        if expanded or leaf(stage):
             found[stage.key] = stage
         else:
             todo.append((stage, True))

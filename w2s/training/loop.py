@@ -12,10 +12,12 @@ N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +27,19 @@ from torch import Tensor, nn
 from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Classifier
 from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
+from w2s.training.checkpointing import (
+    Checkpoints,
+    Moments,
+    Parameters,
+    Resumption,
+    State,
+    Stateful,
+)
 from w2s.training.config import TrainConfig, learning_rate_factor
 from w2s.training.members import MemberWeights, Objective
+from w2s.training.memory import MicroBatch, release_memory
 from w2s.training.offsets import Plus, as_offsets
 from w2s.training.parallel import Replicas
-from w2s.types import LossOutput
 
 Precision = Literal["fp32", "bf16"]
 ProgressReport = Callable[[int, int, dict[str, float]], None]
@@ -58,6 +68,9 @@ def finetune(
     micro_batch_size: int | None = None,
     on_progress: ProgressReport = lambda step, total, metrics: None,
     on_checkpoint: Callable[[int, int], None] = lambda step, num_steps: None,
+    on_shrink: Callable[[int], None] = lambda micro_batch_size: None,
+    checkpoints: Checkpoints | None = None,
+    beside: Mapping[str, Stateful] = MappingProxyType({}),
 ) -> list[dict[str, float]]:
     """Train a classifier in place on class probabilities.
 
@@ -82,6 +95,11 @@ def finetune(
         on_progress: called as (step, number of steps, metrics) with each point of the curve.
         on_checkpoint: called as (steps taken, number of steps) after the steps at which the config
             wants a checkpoint; the classifier may be used, and must be left as it was.
+        on_shrink: called with the new `micro_batch_size` when the device had no memory for an
+            update and it was cut up further; the updates are the same.
+        checkpoints: where the state of the training is kept, and where it goes on from; None:
+            nowhere. What comes out is the same as without an interruption.
+        beside: what else changes while it trains and is kept with it, by name.
 
     Returns:
         The curve: `step` (steps taken), `loss`, `learning_rate`, and the metrics of the loss, each
@@ -90,6 +108,8 @@ def finetune(
     Raises:
         ValueError: no rows, or targets of another shape.
         FloatingPointError: the loss became infinite or NaN.
+        torch.OutOfMemoryError: the device has no memory for a single row.
+        UnusableCheckpoint: what was kept is not of this training.
     """
     if len(rows) == 0 or len(targets_NC) != len(rows):
         raise ValueError(
@@ -115,9 +135,47 @@ def finetune(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
     curve = _Curve(len(updates), replicas, device, on_progress)
-    checkpoints = checkpoint_steps(len(updates), config.num_checkpoints)
+    checkpoint_at = checkpoint_steps(len(updates), config.num_checkpoints)
+    micro = MicroBatch(micro_batch_size, replicas, device, on_shrink)
+    done = _Position()
+    parts: dict[str, Stateful] = {
+        "position": done,
+        "weights": Parameters(classifier),
+        "optimizer": Moments(optimizer),
+        "curve": curve,
+        **({} if members is None else {"members": members}),
+        **beside,
+    }
+    resumption = Resumption(checkpoints, parts, replicas, device)
+    resumption.restore()
 
-    for step, update in enumerate(updates):
+    def forward(cuts: list[NDArray[np.int64]]) -> Tensor:
+        """Logits of the cuts, without gradient."""
+        with torch.no_grad(), autocast:
+            return torch.cat([classifier(*collate(rows, cut, device)) for cut in cuts])
+
+    def learn(
+        cuts: list[NDArray[np.int64]], whole: _Whole | None, share: float, progress: float
+    ) -> list[_Pass]:
+        """Gradients of all cuts, added up."""
+        optimizer.zero_grad(set_to_none=True)
+        objective.restart()
+        passes = []
+        for cut in cuts:
+            part = _part(rows, targets, cut, device, whole)
+            rows_B = torch.from_numpy(cut)
+            # Weighted sums over the parts of the update, divided by all its rows, are its mean.
+            shares_B = weights[rows_B].to(device) * share
+            with autocast:
+                model = classifier if offsets is None else Plus(classifier, offsets[rows_B])
+                output = objective(model, part, rows_B, shares_B, progress)
+            total = (output.losses_B * shares_B).sum()
+            total.backward()
+            passes.append(_Pass(total.detach(), output.metrics, len(cut) * share))
+        return passes
+
+    for step in range(done.steps, len(updates)):
+        update = updates[step]
         factor = learning_rate_factor(config.schedule, config.warmup_fraction, step, len(updates))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
@@ -126,31 +184,31 @@ def finetune(
         # A replica for which the last, small update has no row counts one with weight 0: all send
         # the same messages.
         seen, share = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
-        cuts = _cut(seen, micro_batch_size)
-        parts = [_part(rows, targets, cut, device) for cut in cuts]
-        optimizer.zero_grad(set_to_none=True)
-        if loss.needs_whole_batch and (replicas.size > 1 or len(parts) > 1):
-            parts = _with_whole_update(
-                classifier, parts, len(own), targets[update].to(device), replicas, autocast
-            )
-        for part, cut in zip(parts, cuts, strict=True):
-            rows_B = torch.from_numpy(cut)
-            # Weighted sums over the parts of the update, divided by all its rows, are its mean.
-            shares_B = weights[rows_B].to(device) * share
-            with autocast:
-                model = classifier if offsets is None else Plus(classifier, offsets[rows_B])
-                output = objective(model, part, rows_B, shares_B, step / len(updates))
-            total = (output.losses_B * shares_B).sum()
-            total.backward()
-            curve.add(total.detach(), output, len(cut) * share)
+
+        passes = None
+        while passes is None:
+            cuts = micro.cut(seen)
+            whole = None
+            if loss.needs_whole_batch and (replicas.size > 1 or len(cuts) > 1):
+                local_BC = micro.attempt(partial(forward, cuts), len(update))
+                if local_BC is None:
+                    continue
+                logits_NC = replicas.gather_rows(local_BC[: len(own)], len(update))
+                whole = _Whole(targets[update].to(device), logits_NC)
+            progress = step / len(updates)
+            passes = micro.attempt(partial(learn, cuts, whole, share, progress), len(update))
+        for each in passes:
+            curve.add(each)
         replicas.sum_gradients(parameters)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         objective.step(step * config.epochs // len(updates), replicas)
+        done.steps = step + 1
         curve.end_step(step + 1, config.learning_rate * factor)
-        if step + 1 in checkpoints:
+        if step + 1 in checkpoint_at:
             on_checkpoint(step + 1, len(updates))
+        resumption.save_if_due()
     return curve.points
 
 
@@ -234,13 +292,26 @@ def over_rows(
     )
     results = torch.zeros(len(rows), *shape, device=device)
     own = batches[replicas.rank :: replicas.size]
+    num_own = sum(len(batch) for batch in own)
+    todo = own[::-1]
     done = 0
     with torch.inference_mode():
-        for indices in own:
-            input_ids_BT, mask_BT = collate(rows, indices, device)
-            results[torch.from_numpy(indices).to(device)] = function(input_ids_BT, mask_BT).float()
+        while todo:
+            indices = todo.pop()
+            try:
+                input_ids_BT, mask_BT = collate(rows, indices, device)
+                found = function(input_ids_BT, mask_BT).float()
+            except torch.OutOfMemoryError:
+                if len(indices) == 1:
+                    raise
+                found = None
+            if found is None:
+                release_memory(device)
+                todo += list(np.array_split(indices, 2))[::-1]
+                continue
+            results[torch.from_numpy(indices).to(device)] = found
             done += len(indices)
-            on_progress(done, sum(len(batch) for batch in own), {})
+            on_progress(done, num_own, {})
     return replicas.sum(results).cpu().numpy()
 
 
@@ -284,6 +355,40 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return matrices, others
 
 
+@dataclass(slots=True)
+class _Position:
+    """Where a training is in its order of updates."""
+
+    steps: int = 0
+    """Updates taken."""
+
+    def state_dict(self) -> State:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: State) -> None:
+        self.steps = state["steps"]
+
+
+class _Whole(NamedTuple):
+    """What a loss that needs the whole update gets beside its part."""
+
+    targets_NC: Tensor
+    """Targets of all rows; [N, M, C] of M members."""
+    logits_NC: Tensor
+    """Logits of all rows, without gradient."""
+
+
+class _Pass(NamedTuple):
+    """What a part of an update adds to the curve."""
+
+    loss: Tensor
+    """Its summand of the loss."""
+    metrics: Mapping[str, Tensor | float]
+    """Metrics of the loss on its rows."""
+    share: float
+    """Share of its rows in the update."""
+
+
 class _Curve:
     """Adds up losses and metrics, and reads tensors once a point: reading waits for the device."""
 
@@ -299,11 +404,22 @@ class _Curve:
         self._sums: dict[str, Tensor | float] = {}
         self._steps = 0
 
-    def add(self, loss: Tensor, output: LossOutput, share: float) -> None:
-        """Count a part of an update: its summand of the loss, its metrics by share of the rows."""
-        self._sums["loss"] = self._sums.get("loss", 0.0) + loss
-        for name, value in output.metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * share
+    def add(self, each: _Pass) -> None:
+        """Count a part of an update."""
+        self._sums["loss"] = self._sums.get("loss", 0.0) + each.loss
+        for name, value in each.metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * each.share
+
+    def state_dict(self) -> State:
+        return {"points": self.points, "sums": self._sums, "steps": self._steps}
+
+    def load_state_dict(self, state: State) -> None:
+        self.points[:] = state["points"]
+        self._steps = state["steps"]
+        self._sums = {
+            name: value.to(self._device) if isinstance(value, Tensor) else value
+            for name, value in state["sums"].items()
+        }
 
     def end_step(self, step: int, learning_rate: float) -> None:
         """Close an update; every so many steps, write a point."""
@@ -336,31 +452,18 @@ def scaled_weights(weights_N: NDArray[np.floating] | None, num_rows: int) -> Ten
     return weights / weights.mean()
 
 
-def _cut(indices: NDArray[np.int64], micro_batch_size: int | None) -> list[NDArray[np.int64]]:
-    size = micro_batch_size or len(indices)
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def _part(rows: TokenRows, targets: Tensor, indices: NDArray[np.int64], device: str) -> Batch:
+def _part(
+    rows: TokenRows,
+    targets: Tensor,
+    indices: NDArray[np.int64],
+    device: str,
+    whole: _Whole | None,
+) -> Batch:
     input_ids_BT, mask_BT = collate(rows, indices, device)
-    return Batch(input_ids_BT, mask_BT, targets[torch.from_numpy(indices)].to(device))
-
-
-def _with_whole_update(
-    classifier: Classifier,
-    parts: list[Batch],
-    num_own: int,
-    targets_NC: Tensor,
-    replicas: Replicas,
-    autocast: AbstractContextManager[object],
-) -> list[Batch]:
-    """The parts with the logits of the whole update: one more forward pass, without gradient."""
-    with torch.no_grad(), autocast:
-        local_BC = torch.cat(
-            [classifier(part.input_ids_BT, part.attention_mask_BT) for part in parts]
-        )
-    logits_NC = replicas.gather_rows(local_BC[:num_own], len(targets_NC))
-    return [replace(part, whole_targets_NC=targets_NC, whole_logits_NC=logits_NC) for part in parts]
+    part = Batch(input_ids_BT, mask_BT, targets[torch.from_numpy(indices)].to(device))
+    if whole is None:
+        return part
+    return replace(part, whole_targets_NC=whole.targets_NC, whole_logits_NC=whole.logits_NC)
 
 
 def autocast_to(device: str, precision: Precision) -> AbstractContextManager[object]:

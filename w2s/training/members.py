@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from w2s.losses.base import Batch, Loss
+from w2s.training.checkpointing import State
 from w2s.training.parallel import Replicas
 from w2s.types import LossOutput
 from w2s.weightings.base import Weighting
@@ -61,6 +62,19 @@ class MemberWeights:
     def add(self, gradient_M: Tensor) -> None:
         """Count a part of an update: its summand of the mean loss of each member's labels."""
         self._gradient_M += gradient_M
+
+    def restart(self) -> None:
+        """Count no part of this update so far."""
+        self._gradient_M.zero_()
+
+    def state_dict(self) -> State:
+        """The learned weights, between two updates."""
+        return {"learned": self._learned_M}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from learned weights."""
+        if self._learned_M is not None:
+            self._learned_M = state["learned"].to(self._gradient_M.device)
 
     def step(self, epoch: int, replicas: Replicas) -> None:
         """End an update."""
@@ -111,6 +125,11 @@ class Objective:
     def metrics(self) -> dict[str, float | Tensor]:
         """What is learnt beside the model, for the curve."""
         return {} if self._members is None else self._members.metrics
+
+    def restart(self) -> None:
+        """Count no part of this update so far: it is gone through again."""
+        if self._members is not None:
+            self._members.restart()
 
     def step(self, epoch: int, replicas: Replicas) -> None:
         """End an update: learned weights move.
