@@ -6,7 +6,8 @@ labels of any other split, but those of `val` that its checkpoints are compared 
 student.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -169,13 +170,13 @@ class Finetune(Stage):
         recorder = CheckpointRecorder(
             scored.index, val_targets, self.train.checkpoint, self.train.epochs
         )
-        best: dict[str, Tensor] = {}
+        best = _Kept()
 
         def on_checkpoint(step: int, num_steps: int) -> None:
             metrics = recorder.add(step, num_steps, logprobs_of(scored))
             context.progress(step, num_steps, metrics)
             if recorder.keeps(step) and step < num_steps:
-                best.update(_trained(classifier))
+                best.weights = _trained(classifier)
 
         targets = targets.take(kept)
         members = member_weights(targets, context.device)
@@ -199,11 +200,14 @@ class Finetune(Stage):
             micro_batch_size=context.micro_batch_size,
             on_progress=context.progress,
             on_checkpoint=on_checkpoint,
+            on_shrink=context.shrink,
+            checkpoints=context.checkpoints,
+            beside={"recorder": recorder, "best": best},
         )
         num_steps = int(curve[-1]["step"])
         selected = recorder.selected_step(num_steps)
         if selected < num_steps:
-            classifier.load_state_dict(best, strict=False)
+            classifier.load_state_dict(best.weights, strict=False)
         others = [split for split in self.predicts if split not in SCORED]
         labelled = table.where(table.index["split"].isin(others).to_numpy())
         scored_logprobs_NC = recorder.logprobs_at(selected)
@@ -327,6 +331,20 @@ def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":
             location, revision=revision_of(model), device=context.device
         )
     return context.warm[key]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The trained weights of the checkpoint that agrees best so far."""
+
+    weights: "dict[str, Tensor]" = field(default_factory=dict)
+    """By name, on the CPU; empty before the first checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights = dict(state["weights"])
 
 
 def _trained(classifier: "Classifier") -> "dict[str, Tensor]":

@@ -10,7 +10,7 @@ N rows, C classes.
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -74,6 +74,25 @@ class CheckpointRecorder:
     def logprobs_at(self, step: int) -> NDArray[np.float32] | None:
         """Log-probabilities [N, C] of a checkpoint; None: there was none at this step."""
         return self._logprobs.get(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The checkpoints so far."""
+        import torch
+
+        return {
+            "best_step": self.best_step,
+            "best_agreement": self._best_agreement,
+            "steps": list(self._logprobs),
+            "epochs": list(self._epoch_of.values()),
+            "logprobs": [torch.from_numpy(found_NC) for found_NC in self._logprobs.values()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after these checkpoints."""
+        self.best_step, self._best_agreement = state["best_step"], state["best_agreement"]
+        self._epoch_of = dict(zip(state["steps"], state["epochs"], strict=True))
+        found = (logprobs_NC.numpy() for logprobs_NC in state["logprobs"])
+        self._logprobs = dict(zip(state["steps"], found, strict=True))
 
     def write(self, folder: Path) -> None:
         """Write `checkpoints.parquet`, if there was a checkpoint."""

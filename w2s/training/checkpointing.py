@@ -7,7 +7,7 @@ checkpoint. A state is nested dicts and lists of JSON values and tensors; it is 
 and JSON, nothing is ever unpickled.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from w2s.errors import UnusableCheckpoint
 from w2s.training.parallel import Replicas
+from w2s.training.sharding import laid_out_like, trained, whole
 
 TENSOR = "tensor:"
 """Begins the string that stands for a tensor in the JSON half of a state."""
@@ -99,11 +100,17 @@ class Resumption:
         return True
 
     def save_if_due(self) -> None:
-        """Keep the state of all parts, if it is time; called between two updates."""
-        if self._checkpoints is not None and self._checkpoints.due():
-            self._checkpoints.save(
-                *pack({name: part.state_dict() for name, part in self._parts.items()})
-            )
+        """Keep the state of all parts, if it is time; every replica calls this between updates."""
+        if self._checkpoints is None:
+            return
+        due = self._checkpoints.due()
+        if self._replicas.sharded:
+            # Only all together can bring the parts of a tensor into one place.
+            due = bool(self._replicas.sum(torch.tensor(float(due), device=self._device)))
+        if due:
+            packed = pack({name: part.state_dict() for name, part in self._parts.items()})
+            if self._replicas.rank == 0:
+                self._checkpoints.save(*packed)
 
 
 class Parameters:
@@ -115,23 +122,18 @@ class Parameters:
 
     def state_dict(self) -> State:
         """Values by name."""
-        return {name: parameter.detach() for name, parameter in self._trained()}
+        return {name: parameter.detach() for name, parameter in trained(self._model)}
 
     def load_state_dict(self, state: State) -> None:
         """Put the values back in place."""
-        trained = dict(self._trained())
-        if trained.keys() != state.keys():
+        own = dict(trained(self._model))
+        if own.keys() != state.keys():
             raise ValueError("it is of other parameters")
         with torch.no_grad():
-            for name, parameter in trained.items():
+            for name, parameter in own.items():
                 if parameter.shape != state[name].shape:
                     raise ValueError(f"{name} has another shape")
-                parameter.copy_(state[name])
-
-    def _trained(self) -> Iterable[tuple[str, nn.Parameter]]:
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter
+                parameter.copy_(laid_out_like(state[name], parameter))
 
 
 class Moments:
@@ -143,14 +145,20 @@ class Moments:
 
     def state_dict(self) -> State:
         """One entry a parameter, in the optimizer's order."""
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return {"moments": [dict(self._optimizer.state.get(p, {})) for p in parameters]}
+        return {"moments": [dict(self._optimizer.state.get(p, {})) for p in self._parameters()]}
 
     def load_state_dict(self, state: State) -> None:
         """Remember what was saved."""
-        current = self._optimizer.state_dict()
-        numbered = {index: entry for index, entry in enumerate(state["moments"]) if entry}
-        self._optimizer.load_state_dict({**current, "state": numbered})
+        pairs = zip(self._parameters(), state["moments"], strict=True)
+        numbered = {
+            index: {name: laid_out_like(value, parameter) for name, value in entry.items()}
+            for index, (parameter, entry) in enumerate(pairs)
+            if entry
+        }
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": numbered})
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
 
 class _RandomNumbers:
@@ -178,7 +186,7 @@ def pack(state: State) -> tuple[dict[str, Tensor], State]:
 
     def packed(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
-            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+            tensors[path] = whole(value).contiguous()
             return TENSOR + path
         if isinstance(value, Mapping):
             return {name: packed(item, f"{path}/{name}") for name, item in value.items()}

@@ -302,7 +302,7 @@ def over_rows(
                 input_ids_BT, mask_BT = collate(rows, indices, device)
                 found = function(input_ids_BT, mask_BT).float()
             except torch.OutOfMemoryError:
-                if len(indices) == 1:
+                if len(indices) == 1 or replicas.sharded:
                     raise
                 found = None
             if found is None:

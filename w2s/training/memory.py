@@ -1,7 +1,8 @@
 """What a training does when its device runs out of memory: cut the update up further and go on.
 
 The updates stay the same, so the result does, up to rounding: losses are sums over rows, and the
-parts of an update add up. All replicas shrink together, whichever of them was too full.
+parts of an update add up. All replicas shrink together, whichever of them was too full. Replicas
+that share a model out cannot: one that stops in the middle of a pass leaves the others waiting.
 
 B rows of a part.
 """
@@ -54,8 +55,10 @@ class MicroBatch:
             num_rows: rows of the update, over all replicas.
 
         Raises:
-            torch.OutOfMemoryError: not even one row fits.
+            torch.OutOfMemoryError: not even one row fits, or the model is shared out.
         """
+        if self._replicas.sharded:
+            return work()
         result, fits = None, 1.0
         try:
             result = work()
