@@ -228,6 +228,25 @@ def _parser() -> argparse.ArgumentParser:
         help="MLflow database (default: %(default)s)",
     )
 
+    sync = verb(
+        "sync",
+        "write to MLflow what it is missing",
+        "Runs do not wait for MLflow: what it did not take is kept beside the store. Without a\n"
+        "file, write all of that. With a sweep file, write everything that the store has of this\n"
+        "sweep as well: runs of the sweep, its trials and its stages, results and report. So a\n"
+        "new tracking server gets the whole log. What is there already stays; run it as often as\n"
+        "you like. Exit code 0: nothing is missing any more; 1: something is.",
+        "  w2s sync\n"
+        "  w2s sync --store /shared/w2s_store\n"
+        "  w2s sync examples/almanac.toml --tracking-uri http://mlflow:5000\n",
+    )
+    sync.add_argument("file", nargs="?", help="sweep file (default: all journals of the store)")
+    _set(sync)
+    sync.add_argument("--store", help="artifact store (default: that of the file, else w2s_store)")
+    sync.add_argument(
+        "--tracking-uri", help="MLflow to write to (default: where the log was meant to go)"
+    )
+
     list_kinds = verb(
         "list",
         "what can be named in a sweep file",

@@ -27,14 +27,15 @@ from sweeps.events import StageEvent
 from sweeps.live import LiveView
 from sweeps.placements import execution
 from sweeps.plan import Plan, Planner, Point
+from sweeps.reachable import unreachable
 from sweeps.resources import slots
 from sweeps.results import SweepResults, SweepSummary
-from sweeps.runs import stage_entry, sweep_entry, trial_entry
+from sweeps.runs import RunEntry, stage_entry, sweep_entry, trial_entry
 from sweeps.scores import trial_scores
 from sweeps.search import SweepSearcher, recorded_points
 from sweeps.speakers import cache_folder, checked_backends, spent
 from sweeps.store import ArtifactStore
-from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, check_reachable, run_pages
+from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, run_pages
 from sweeps.trial import OBJECTIVE
 from sweeps.tune import run_trials
 from w2s.stages.evaluate import read_evaluation
@@ -49,6 +50,8 @@ INTERRUPTED_CLOSE_S = 2.0
 """Time that served models have to go away after Ctrl-C; those of a local cluster end with it."""
 BUDGET_EXIT_CODE = 3
 """Exit code of a run that a budget has stopped, and nothing else."""
+TRACKING_FOLDER = ".tracking"
+"""Folder of the journals of what is not yet in MLflow, by sweep."""
 INTERRUPTED_LOG_S = 2.0
 """Time that is left for MLflow after Ctrl-C."""
 
@@ -100,7 +103,8 @@ class Session:
         self.started = time.time()
         self.store = ArtifactStore(runtime.store)
         self.store.check_writable()
-        check_reachable(runtime.tracking_uri)
+        if away := unreachable(runtime.tracking_uri):
+            log.warning("%s; the sweep goes on, `w2s sync` writes its log later", away)
         self.planner = Planner(sweep)
         self.planner.check()
         self.local_dir = local_dir(self.store)
@@ -111,26 +115,42 @@ class Session:
         self.events: list[StageEvent] = []
 
     def tracker(self) -> Tracker:
-        """The writer to MLflow; its journal lies beside the studies."""
-        journal = self.local_dir / ".tracking" / f"{self.sweep.name}.jsonl"
-        return Tracker(self.runtime.tracking_uri, journal)
+        """The writer to MLflow."""
+        return Tracker(self.runtime.tracking_uri, self.journals)
 
-    def log_trial(self, tracker: Tracker, trial: str) -> None:
-        """Queue the run of a trial that ended."""
+    @property
+    def journals(self) -> Path:
+        """Folder of what is not yet in MLflow, beside the studies."""
+        return self.local_dir / TRACKING_FOLDER / self.sweep.name
+
+    def trial_entry(self, trial: str) -> RunEntry:
+        """The run of a trial that ended; reads its scores from the store."""
         entry = self.book.entries[trial]
         result = next(result for result in self.book.results() if result.trial_id == trial)
         scores = trial_scores(self.store, entry)
-        tracker.log(
-            trial_entry(
-                self.summary,
-                result,
-                metrics=scores.metrics,
-                by_seed=scores.by_seed,
-                notes=scores.notes,
-                started=scores.started,
-                finished=scores.finished,
-            )
+        return trial_entry(
+            self.summary,
+            result,
+            metrics=scores.metrics,
+            by_seed=scores.by_seed,
+            notes=scores.notes,
+            started=scores.started,
+            finished=scores.finished,
         )
+
+    def end_entry(self) -> RunEntry:
+        """The run of the sweep when all is over."""
+        return sweep_entry(
+            self.summary,
+            fingerprints=self.fingerprints,
+            metrics=self._counts(),
+            status="FINISHED",
+        )
+
+    @property
+    def results_dir(self) -> Path:
+        """Folder in which the results are kept; a tracking server that is away gets them later."""
+        return self.local_dir / ".results" / self.sweep.name
 
     def finish(self, tracker: Tracker) -> Outcome:
         """Results from the store, the report, and both into MLflow."""
@@ -150,24 +170,15 @@ class Session:
         )
         folder = Path(self.runtime.report_dir) / self.sweep.name
         pages = {}
-        if results.transcripts.examples:
-            tracker.settle()  # So that their page can link to the runs of the trials.
+        # Their page links to the runs of the trials, if these are written by now.
+        if results.transcripts.examples and tracker.settle():
             pages = run_pages(self.runtime.tracking_uri, self.summary)
         built = report.of_results(results, run_pages=pages)
         built.write(folder)
-        # Kept, because a tracking server that is away gets it from here later.
-        kept = self.local_dir / ".results" / self.sweep.name
-        results.save(kept)
-        tracker.log_folder(self.summary, kept, RESULTS_PATH)
+        results.save(self.results_dir)
+        tracker.log_folder(self.summary, self.results_dir, RESULTS_PATH)
         tracker.log_folder(self.summary, folder, REPORT_PATH)
-        tracker.log(
-            sweep_entry(
-                self.summary,
-                fingerprints=self.fingerprints,
-                metrics=self._counts(),
-                status="FINISHED",
-            )
-        )
+        tracker.log(self.end_entry())
         problems = tracker.close()
         said = [
             event.cause.partition(": ")[2]
@@ -277,7 +288,7 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
     tracker = session.tracker()
     tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
     for point in points:
-        session.log_trial(tracker, point.id)
+        tracker.log(session.trial_entry(point.id))
     return session.finish(tracker)
 
 
@@ -358,14 +369,14 @@ def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool)
     logged: set[str] = set()
 
     def pump_once() -> None:
-        for event in broker.events(len(session.events)):
+        for event in broker.events(session.events[-1].index + 1 if session.events else 0):
             session.events.append(event)
             tracker.log(stage_entry(session.summary, event))
             view.note(event)
         for trial, entry in list(session.book.entries.items()):
             if entry.finished and trial not in logged:
                 logged.add(trial)
-                session.log_trial(tracker, trial)
+                tracker.log(session.trial_entry(trial))
 
     def pump() -> None:
         while not done.wait(POLL_S):

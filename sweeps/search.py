@@ -115,20 +115,25 @@ def recorded_points(planner: Planner, studies: Path) -> list[Point] | None:
     """All points of a sweep if no study has to suggest any more, else None."""
     points: list[Point] = []
     for cell in planner.cells():
-        if not cell.num_trials:
-            points.append(Point(cell))
-            continue
-        if not _journal(studies, study_name(planner, cell)).exists():
+        ended = ended_points(planner, cell, studies)
+        if len(ended) < max(1, cell.num_trials):
             return None
-        ended = [
-            trial
-            for trial in open_study(planner, cell, studies).get_trials(deepcopy=False)
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        ]
-        if len(ended) < cell.num_trials:
-            return None
-        points.extend(Point(cell, dict(trial.params)) for trial in ended[: cell.num_trials])
+        points.extend(ended)
     return points
+
+
+def ended_points(planner: Planner, cell: Cell, studies: Path) -> list[Point]:
+    """The point of a cell of the grid; of a searched one those whose trials ended, as asked for."""
+    if not cell.num_trials:
+        return [Point(cell)]
+    if not _journal(studies, study_name(planner, cell)).exists():
+        return []
+    ended = [
+        trial
+        for trial in open_study(planner, cell, studies).get_trials(deepcopy=False)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
+    return [Point(cell, dict(trial.params)) for trial in ended[: cell.num_trials]]
 
 
 def study_name(planner: Planner, cell: Cell) -> str:

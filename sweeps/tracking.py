@@ -5,30 +5,27 @@ found by its `identity` within the sweep or made, and an entry whose content is 
 changes nothing. So a sweep that runs again, or a log that is replayed, never makes a second run
 and never trips over MLflow's write-once parameters.
 
-The journal holds every entry that is not yet in MLflow, so a crash or an unreachable server loses
-nothing: the next `Tracker` with the same journal begins with it. Nothing here fails a sweep.
+Every entry is in a journal until it is in MLflow, so a crash or an unreachable server loses
+nothing: the next `Tracker` of the sweep, or `w2s sync`, begins with it. Nothing here fails a sweep
+or lets it wait.
 """
 
+import contextlib
 import logging
-import os
-import queue
-import sqlite3
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
-
+from sweeps.journal import Journal, WriterBusy, WriterLock, take_over
+from sweeps.reachable import check_reachable
 from sweeps.results import SweepSummary
-from sweeps.runs import ENTRY, TRIALS_VIEW, Entry, FolderEntry, RunEntry
-from sweeps.writer import Writer, prepare_environment, sqlite_path
+from sweeps.runs import TRIALS_VIEW, Entry, FolderEntry, RunEntry
+from sweeps.writer import Writer, absolute, prepare_environment
 from w2s.errors import UserError
+from w2s.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -39,71 +36,12 @@ REPORT_PATH = "report"
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `w2s ui` serves, unless it is told otherwise."""
-CONNECT_TIMEOUT_S = 5.0
 ATTEMPTS = 3
-"""Writes of one entry that may fail while the server answers, before it is set aside."""
+"""Writes of one entry that may fail, though the server answers, while the tracker closes."""
+FIRST_WAIT_S = 0.5
+"""Pause after a first failure; doubled after each further one."""
 MAX_WAIT_S = 30.0
-"""Longest pause between attempts while the server does not answer."""
-
-
-def check_reachable(uri: str) -> None:
-    """Make sure that runs can be written, before any compute and without importing MLflow.
-
-    Args:
-        uri: `sqlite:///path` or `http(s)://host:port`; what other databases answer is found out
-            later.
-
-    Raises:
-        UserError: the file cannot be written or is no SQLite file, or no server answers within 5 s.
-    """
-    scheme = urllib.parse.urlsplit(uri).scheme
-    if scheme == "sqlite":
-        _check_sqlite(uri)
-    elif scheme in ("http", "https"):
-        _check_server(uri)
-    elif scheme in ("", "file"):
-        raise UserError(
-            f"tracking URI {uri!r} is a folder, which MLflow no longer writes to; "
-            "use sqlite:///mlflow.db or the URL of a tracking server"
-        )
-
-
-def _check_sqlite(uri: str) -> None:
-    path = sqlite_path(uri)
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"tracking database {path}: no folder {folder}; make it, or name another")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise UserError(
-            f"tracking database {path} cannot be written; change its permissions, or name another "
-            "with tracking_uri (--set runtime.tracking_uri=sqlite:///PATH)"
-        )
-    if path.exists() and path.stat().st_size:
-        try:
-            with sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=ro", uri=True) as db:
-                db.execute("select name from sqlite_master limit 1")
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"tracking database {path} is no SQLite database ({error}); name another file"
-            ) from error
-
-
-def _check_server(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):  # It answers; MLflow's client brings the credentials.
-            return
-        found = f"answers with HTTP {error.code}"
-    except (OSError, ValueError) as error:
-        found = (
-            f"does not answer within {CONNECT_TIMEOUT_S:.0f} s ({getattr(error, 'reason', error)})"
-        )
-    raise UserError(
-        f"tracking server {uri} {found}; start it (mlflow server), correct runtime.tracking_uri, "
-        "or use a file: sqlite:///mlflow.db"
-    )
+"""Longest pause between attempts."""
 
 
 class Tracker:
@@ -112,24 +50,27 @@ class Tracker:
     Use as a context manager, or call `close`.
     """
 
-    def __init__(self, uri: str, journal: Path) -> None:
-        """Start the writer, which first replays what an earlier one left.
+    def __init__(self, uri: str, folder: Path) -> None:
+        """Start the writer, which first writes what a process that is gone has left.
 
         Args:
             uri: tracking URI.
-            journal: file of entries that are not yet in MLflow; gone when all are.
+            folder: of the sweep's journals, which hold what is not yet in MLflow.
         """
         self._uri = uri
-        self._journal = journal
-        self._queue: queue.Queue[Entry | None] = queue.Queue()
-        self._closing = threading.Event()
-        self._unwritten: deque[Entry] = deque()
+        self._journal = Journal(folder, absolute(redacted(uri)))
+        self._turn = WriterLock(folder)
+        self._changed = threading.Condition()
+        self._pending: dict[str, _Pending] = {}
         self._problems: list[str] = []
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        for entry in _read_journal(journal):
-            self._unwritten.append(entry)
-            self._queue.put(entry)
-        self._lock = threading.Lock()
+        self._unkept = 0
+        self._wait_until = 0.0
+        self._pause_s = FIRST_WAIT_S
+        self._away = False
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        for entry in take_over(self._journal):
+            self._pending[_identity(entry)] = _Pending(entry)
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -141,14 +82,28 @@ class Tracker:
         """Write what is queued."""
         self.close()
 
-    def log(self, entry: RunEntry | None) -> None:
-        """Queue a run; returns at once. None is ignored."""
-        if entry is not None:
-            self._put(entry)
+    def log(self, entry: Entry | None) -> None:
+        """Queue an entry; returns at once. It stands for earlier ones of its run. None: nothing."""
+        if entry is None:
+            return
+        with self._changed:
+            self._pending[_identity(entry)] = _Pending(entry)
+            try:
+                self._journal.append(entry)
+            except OSError as error:
+                self._unkept += 1
+                if self._unkept == 1:
+                    logger.warning(
+                        "the tracking journal in %s cannot be written (%s); what MLflow does not "
+                        "get in this run is lost there, and `w2s sync FILE` restores it",
+                        self._journal.folder,
+                        error,
+                    )
+            self._changed.notify()
 
     def log_folder(self, summary: SweepSummary, folder: Path, artifact_path: str) -> None:
         """Queue the files of a local folder, which must stay until `close`, for the parent run."""
-        self._put(
+        self.log(
             FolderEntry(
                 experiment=summary.name,
                 sweep_key=summary.sweep_key,
@@ -157,14 +112,21 @@ class Tracker:
             )
         )
 
-    def settle(self, timeout_s: float = 20.0) -> None:
-        """Wait until what is queued is written, or the time is over."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            with self._lock:
-                if not self._unwritten:
-                    return
-            time.sleep(0.1)
+    def settle(self, timeout_s: float = 20.0) -> bool:
+        """Wait until what is queued is written, MLflow turns out to be away, or the time is over.
+
+        Returns:
+            Whether everything is written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending or self._away, timeout_s)
+            return not self._pending
+
+    @property
+    def num_pending(self) -> int:
+        """Entries that are not yet in MLflow."""
+        with self._changed:
+            return len(self._pending)
 
     def close(self, timeout_s: float = 60.0) -> list[str]:
         """Write what is queued, then stop.
@@ -175,81 +137,125 @@ class Tracker:
         Returns:
             One sentence per problem; empty when everything is in MLflow.
         """
-        self._queue.put(None)
-        self._closing.set()
+        with self._changed:
+            self._closing.set()
+            self._deadline = time.monotonic() + timeout_s
+            self._wait_until = 0.0
+            for pending in self._pending.values():
+                pending.failures = min(pending.failures, ATTEMPTS - 1)
+                pending.not_before = 0.0
+            self._changed.notify()
         self._thread.join(timeout_s)
-        with self._lock:
-            if self._unwritten:
-                self._journal.write_bytes(b"".join(map(_line, self._unwritten)))
-                self._problems.append(
-                    f"{len(self._unwritten)} entries are not in MLflow ({self._uri}); "
-                    f"they are kept in {self._journal} and written by the next run"
-                )
-            else:
-                self._journal.unlink(missing_ok=True)
-            return list(dict.fromkeys(self._problems))
-
-    def _put(self, entry: Entry) -> None:
-        with self._lock:
-            self._unwritten.append(entry)
+        with self._changed:
+            left = list(self._pending.values())
+            for pending in left:
+                if pending.failures >= ATTEMPTS:
+                    self._problems.append(
+                        f"MLflow refuses {_title(pending.entry)}: {pending.error}"
+                    )
+            kept = f"; kept in {self._journal.folder} and written by the next run or `w2s sync`"
             try:
-                with self._journal.open("ab") as file:
-                    file.write(_line(entry))
+                self._journal.close(pending.entry for pending in left)
             except OSError as error:
-                self._problem(f"the tracking journal {self._journal} cannot be written: {error}")
-            self._queue.put(entry)
-
-    def _problem(self, sentence: str) -> None:
-        self._problems.append(sentence)
-        logger.warning(sentence)
+                kept = f", and cannot be kept ({error}); `w2s sync FILE` restores them"
+            if left:
+                self._problems.append(
+                    f"{len(left)} entries are not in MLflow ({redacted(self._uri)}){kept}"
+                )
+            return list(dict.fromkeys(self._problems))
 
     def _work(self) -> None:
         writer = Writer(self._uri)
-        while (entry := self._queue.get()) is not None:
-            if not self._write(writer, entry):
-                return
-            with self._lock:
-                self._unwritten.popleft()
-
-    def _write(self, writer: "Writer", entry: Entry) -> bool:
-        """Whether to go on: False once the tracker closes while the server is away."""
-        failures, pause_s = 0, 1.0
-        while True:
+        unsure: Entry | None = None
+        while (pending := self._next()) is not None:
             try:
-                writer.write(entry)
-                return True
+                with self._turn.turn(self._out_of_time) as others_wrote:
+                    if others_wrote:
+                        writer.forget()
+                    writer.write(pending.entry)
+            except WriterBusy:
+                return
             except Exception as error:
-                if writer.answers():
-                    failures += 1
-                    if failures == ATTEMPTS:
-                        self._problem(f"MLflow refuses {_title(entry)}: {_one_line(error)}")
-                        return True
-                elif self._closing.is_set():
-                    return False
-                elif pause_s == 1.0:
+                # What was asked may have been carried out all the same.
+                unsure = pending.entry
+                writer.forget()
+                self._failed(pending, redacted(_one_line(error)), writer.answers())
+            else:
+                self._written(pending)
+        if unsure is not None and not self._away:
+            with contextlib.suppress(Exception), self._turn.turn(self._out_of_time):
+                writer.merge(unsure)
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def _next(self) -> "_Pending | None":
+        """The next entry that is due; waits for one. None: closed, and no more can be written."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                closing = self._closing.is_set()
+                open_entries = [
+                    pending
+                    for pending in self._pending.values()
+                    if not closing or pending.failures < ATTEMPTS
+                ]
+                if closing and (not open_entries or (self._away and self._wait_until > 0)):
+                    return None
+                due = [max(each.not_before, self._wait_until) for each in open_entries]
+                for pending, when in zip(open_entries, due, strict=True):
+                    if when <= now:
+                        return pending
+                self._changed.wait(min(due) - now if due else None)
+
+    def _written(self, pending: "_Pending") -> None:
+        with self._changed:
+            key = _identity(pending.entry)
+            if self._pending.get(key) is pending:  # Else there is a newer entry of this run.
+                del self._pending[key]
+            self._away, self._wait_until, self._pause_s = False, 0.0, FIRST_WAIT_S
+            if not self._pending:
+                with contextlib.suppress(OSError):
+                    self._journal.clear()
+            self._changed.notify_all()
+
+    def _failed(self, pending: "_Pending", error: str, answers: bool) -> None:
+        with self._changed:
+            now = time.monotonic()
+            if answers:
+                # The others go first; nothing is given up, for a lock goes away.
+                self._away = False
+                pending.failures += 1
+                pending.error = error
+                pause_s = min(FIRST_WAIT_S * 2**pending.failures, MAX_WAIT_S)
+                pending.not_before = now + (FIRST_WAIT_S if self._closing.is_set() else pause_s)
+            else:
+                if not self._away:
                     logger.warning(
                         "MLflow (%s) does not answer; the log is kept and written later: %s",
-                        self._uri,
-                        _one_line(error),
+                        redacted(self._uri),
+                        error,
                     )
-                self._closing.wait(pause_s)
-                pause_s = min(2 * pause_s, MAX_WAIT_S)
+                self._away = True
+                self._wait_until = now + self._pause_s
+                self._pause_s = min(2 * self._pause_s, MAX_WAIT_S)
+            self._changed.notify_all()
 
 
-def _read_journal(path: Path) -> list[Entry]:
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_bytes().splitlines():
-        try:
-            entries.append(ENTRY.validate_json(line))
-        except ValidationError:  # The last line of a process that was killed.
-            logger.warning("a damaged line of the tracking journal %s is left out", path)
-    return entries
+@dataclass(slots=True)
+class _Pending:
+    """An entry that is not yet in MLflow."""
+
+    entry: Entry
+    failures: int = 0
+    not_before: float = 0.0
+    error: str = ""
 
 
-def _line(entry: Entry) -> bytes:
-    return ENTRY.dump_json(entry) + b"\n"
+def _identity(entry: Entry) -> str:
+    """What an entry is the whole state of: a later one replaces it."""
+    part = entry.identity if isinstance(entry, RunEntry) else f"folder:{entry.artifact_path}"
+    return f"{entry.sweep_key} {part}"
 
 
 def _title(entry: Entry) -> str:

@@ -14,7 +14,8 @@ def run(arguments: argparse.Namespace) -> int:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", arguments.port)) == 0:
             raise UserError(f"port {arguments.port} is in use; choose another with --port")
-    from sweeps.tracking import check_reachable, prepare_environment, trial_pages
+    from sweeps.reachable import check_reachable
+    from sweeps.tracking import prepare_environment, trial_pages
 
     check_reachable(arguments.tracking_uri)
     prepare_environment()

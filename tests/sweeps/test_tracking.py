@@ -11,13 +11,13 @@ import pytest
 
 from sweeps import report
 from sweeps.events import CurvePoint, StageEvent, StageRecord
+from sweeps.reachable import check_reachable
 from sweeps.results import SweepResults, SweepSummary, TrialResult
 from sweeps.runs import MetricValue, RunEntry, flattened, stage_entry, sweep_entry, trial_entry
 from sweeps.tracking import (
     REPORT_PATH,
     RESULTS_PATH,
     Tracker,
-    check_reachable,
     log_report,
     results_folder,
     run_pages,
@@ -63,7 +63,8 @@ def done(key: str = "ab" * 8, started: float = 1e9) -> StageEvent:
 
 
 def log_all(tracker: Tracker, summary: SweepSummary, trial: TrialResult) -> None:
-    tracker.log(sweep_entry(summary, fingerprints={"world 0": "f" * 64}))
+    prints = {"world 0": "f" * 64}
+    tracker.log(sweep_entry(summary, fingerprints=prints))
     tracker.log(stage_entry(summary, done()))
     tracker.log(
         trial_entry(
@@ -75,7 +76,10 @@ def log_all(tracker: Tracker, summary: SweepSummary, trial: TrialResult) -> None
             finished=1e9 + 5,
         )
     )
-    tracker.log(sweep_entry(summary, metrics={"num_trials": 1.0}, status="FINISHED"))
+    ended = sweep_entry(
+        summary, fingerprints=prints, metrics={"num_trials": 1.0}, status="FINISHED"
+    )
+    tracker.log(ended)
 
 
 def runs_of(uri: str, summary: SweepSummary):
@@ -91,7 +95,7 @@ def runs_of(uri: str, summary: SweepSummary):
 def test_a_sweep_has_a_parent_a_child_per_trial_and_a_run_per_stage(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         log_all(tracker, summary, trial)
     client, runs, _ = runs_of(uri, summary)
     parent = runs["sweep"]
@@ -119,7 +123,7 @@ def test_the_same_sweep_again_makes_no_run_and_no_metric(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
     for _ in range(2):
-        with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+        with Tracker(uri, tmp_path / "journal") as tracker:
             log_all(tracker, summary, trial)
             problems = tracker.close()
         assert problems == []
@@ -134,13 +138,13 @@ def test_a_failed_trial_that_succeeds_later_is_the_same_run(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
     failed = trial.model_copy(update={"status": "failed", "cause": "ValueError: no", "keys": ()})
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
         tracker.log(trial_entry(summary, failed, started=1.0, finished=2.0))
     _, runs, _ = runs_of(uri, summary)
     before = runs[f"trial:{trial.trial_id}"]
     assert (before.info.status, before.data.tags["w2s.cause"]) == ("FAILED", "ValueError: no")
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(trial_entry(summary, trial, metrics={"pgr": 0.5}, started=3.0, finished=4.0))
     _, runs, _ = runs_of(uri, summary)
     after = runs[f"trial:{trial.trial_id}"]
@@ -150,7 +154,7 @@ def test_a_failed_trial_that_succeeds_later_is_the_same_run(
 
 
 def test_a_stage_that_runs_again_is_another_run(uri: str, summary: SweepSummary, tmp_path: Path):
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
         tracker.log(stage_entry(summary, done(started=1e9)))
         tracker.log(stage_entry(summary, done(started=1.1e9)))
@@ -172,18 +176,19 @@ def test_only_stages_that_ran_have_a_run():
 def test_what_an_absent_server_missed_is_written_by_the_next_run(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
-    journal = tmp_path / "journal.jsonl"
+    journal = tmp_path / "journal"
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{placeholder.getsockname()[1]}"
         tracker = Tracker(away, journal)
         log_all(tracker, summary, trial)
         problems = tracker.close(timeout_s=30)
-    assert "4 entries are not in MLflow" in problems[0]
-    assert journal.exists()
+    # The end of the sweep stands for its beginning: they are states of one run.
+    assert "3 entries are not in MLflow" in problems[0]
+    assert len(list(journal.glob("*.jsonl"))) == 1
     with Tracker(uri, journal):
         pass
-    assert not journal.exists()
+    assert not list(journal.glob("*.jsonl"))
     assert runs_of(uri, summary)[2] == 3
 
 
@@ -198,18 +203,24 @@ def test_one_refused_entry_does_not_hold_up_the_rest(
         write(self, entry)
 
     monkeypatch.setattr(Writer, "write", fussy)
-    tracker = Tracker(uri, tmp_path / "journal.jsonl")
+    tracker = Tracker(uri, tmp_path / "journal")
     log_all(tracker, summary, trial)
     problems = tracker.close()
-    assert problems == [
-        "MLflow refuses run 'finetune xs xent s0': ValueError: not this one",
-    ]
+    assert problems[0] == "MLflow refuses run 'finetune xs xent s0': ValueError: not this one"
+    assert problems[1].startswith("1 entries are not in MLflow")
     assert runs_of(uri, summary)[2] == 2
+    monkeypatch.undo()
+    with Tracker(uri, tmp_path / "journal") as tracker:
+        assert tracker.close() == []
+    assert runs_of(uri, summary)[2] == 3
 
 
 def test_a_damaged_journal_line_is_skipped(uri: str, summary: SweepSummary, tmp_path: Path):
-    journal = tmp_path / "journal.jsonl"
-    journal.write_text(sweep_entry(summary).model_dump_json() + '\n{"experiment": "alm')
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    (journal / "1-here-1.jsonl").write_text(
+        '{"tracking_uri": ""}\n' + sweep_entry(summary).model_dump_json() + '\n{"experiment": "alm'
+    )
     with Tracker(uri, journal):
         pass
     assert runs_of(uri, summary)[2] == 1
@@ -218,7 +229,7 @@ def test_a_damaged_journal_line_is_skipped(uri: str, summary: SweepSummary, tmp_
 def test_results_come_back_by_name_and_by_key(uri: str, summary: SweepSummary, tmp_path: Path):
     results = synthetic.results(num_rows=10, tasks=("world 0",))
     results.save(tmp_path / "results")
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
         tracker.log_folder(summary, tmp_path / "results", RESULTS_PATH)
     for name in (summary.name, summary.sweep_key):
@@ -233,7 +244,7 @@ def test_a_report_is_built_from_mlflow_and_attached_to_the_sweep(
 ):
     results = synthetic.results(num_rows=40, tasks=("world 0",))
     results.save(tmp_path / "results")
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
         tracker.log_folder(summary, tmp_path / "results", RESULTS_PATH)
     built = report.build(uri, summary.name)
@@ -247,7 +258,7 @@ def test_a_report_is_built_from_mlflow_and_attached_to_the_sweep(
 
 
 def test_the_ui_has_a_page_of_trials_for_the_sweep(uri: str, summary: SweepSummary, tmp_path: Path):
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
     client, runs, _ = runs_of(uri, summary)
     number = runs["sweep"].info.experiment_id
@@ -265,7 +276,7 @@ def test_a_trial_run_is_named_by_what_tells_it_from_others(trial: TrialResult):
 
 
 def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_path: Path):
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         tracker.log(sweep_entry(summary))
     with pytest.raises(UserError, match="has left no results"):
         results_folder(uri, summary.name)
@@ -300,7 +311,7 @@ def test_unreachable_tracking_is_refused_before_any_compute(tmp_path: Path):
         check_reachable("./mlruns")
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
-        with pytest.raises(UserError, match="does not answer within 5 s"):
+        with pytest.raises(UserError, match="does not answer in 5 s"):
             check_reachable(f"http://127.0.0.1:{placeholder.getsockname()[1]}")
 
 
@@ -330,7 +341,7 @@ def test_a_server_must_answer_as_a_tracking_server_does(code: int, accepted: boo
 def test_the_runs_of_trials_have_pages_once_they_are_written(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
-    with Tracker(uri, tmp_path / "journal.jsonl") as tracker:
+    with Tracker(uri, tmp_path / "journal") as tracker:
         log_all(tracker, summary, trial)
         tracker.settle()
         found = run_pages(uri, summary)
