@@ -17,6 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -27,10 +28,10 @@ from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
 from sweeps.resources import Execution, check_fits
-from sweeps.serve_pool import ServePool
+from sweeps.serve_pool import ServePool, start_host
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
-from w2s.stages.base import Stage, closure
+from w2s.stages.base import Stage
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,10 @@ class StageBroker:
         one_place = self._store.is_local or len(self._nodes) == 1
         shared = None if one_place else f"{self._store.root}/.gangs"
         self._gangs = GangPool(self._board, execution, self._handle, self._change, shared)
+        owner = str(ray.get_runtime_context().get_actor_id())[:16]
         self._serves = ServePool(
             self._board,
-            execution,
-            self._handle,
+            partial(start_host, self._handle, owner),
             on_change=self._change,
             spawn=self._spawn,
             settle=self._settle,
@@ -115,8 +116,8 @@ class StageBroker:
         self._seen[caller] = time.monotonic()
         roots = [self._known[stage] if isinstance(stage, str) else stage for stage in stages]
         self.register(roots)
-        present = await asyncio.to_thread(self._present, roots)
-        number = self._board.add(roots, present)
+        present = await asyncio.to_thread(self._store.present, self._board.unknown(roots))
+        number = self._board.add(roots, present, self._execution)
         self._callers[number] = caller
         self._change()
         return number
@@ -167,7 +168,7 @@ class StageBroker:
     async def events(self, caller: str, after: int) -> list[StageEvent]:
         """What ended, from the log's entry number `after` on."""
         self._seen[caller] = time.monotonic()
-        return self._board.events[after:]
+        return self._board.events_after(after)
 
     async def close(self) -> None:
         """Let gangs end and take served models down; the caller kills the actor afterwards."""
@@ -192,9 +193,6 @@ class StageBroker:
 
     # Inside
 
-    def _present(self, roots: Sequence[Stage]) -> set[str]:
-        return self._store.present(closure(roots).values())
-
     def _drop(self, number: int) -> None:
         self._callers.pop(number, None)
         for key in self._board.release(number):
@@ -217,9 +215,8 @@ class StageBroker:
             return
         try:
             self._schedule_light()
-            self._serves.schedule(self._nodes, self._gangs.taken)
-            if self._gangs.schedule(self._nodes, self._serves.taken):
-                self._serves.make_room()
+            self._serves.schedule(self._nodes, [self._gangs])
+            self._gangs.schedule(self._nodes, self._serves.taken)
         except Exception as error:
             self._give_up(error)
 
@@ -278,7 +275,6 @@ class StageBroker:
         while True:
             await asyncio.sleep(TICK_S)
             self._nodes = await asyncio.to_thread(node_resources)
-            await self._serves.look()
             silent = time.monotonic() - self._execution.lease_s
             for number, caller in list(self._callers.items()):
                 if self._seen[caller] < silent:

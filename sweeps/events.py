@@ -1,7 +1,7 @@
 """What the broker tells others about its stages; plain values that pickle and need no Ray.
 
 `StageRecord` says how a stage was computed: times, host, curve. `StageEvent` is one entry of the
-broker's append-only log, written when a stage reaches an end (`StageBroker.events`).
+broker's log, written when a stage reaches an end (`StageBroker.events`).
 `BrokerSnapshot` is the state of everything at one moment (`StageBroker.snapshot`).
 """
 
@@ -64,7 +64,7 @@ class StageEvent:
     """A stage reached an end."""
 
     index: int
-    """Position in the broker's log, from 0; `events(index + 1)` gives what came later."""
+    """Counts the events of a broker from 0; `events(index + 1)` gives what came later."""
     state: EndState
     """`done`: it ran now. `cached`: the store had it. `failed`: it raised an error. `cancelled`:
     one of its inputs failed, or nobody awaits it any more."""
@@ -106,6 +106,56 @@ class RunningStage:
     """Last metrics it reported."""
     cost: float = 0.0
     """Its estimated cost (`Stage.cost`)."""
+    path_cost: float = 0.0
+    """Cost of the most expensive chain of stages from this one on."""
+    waits_for: str = ""
+    """What it waits for, in words, where that is not its own work: a model that starts."""
+
+
+WaitReason = Literal["inputs", "turn", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Stages of one kind that have to run and do not, for the same reason."""
+
+    kind: str
+    """Their kind."""
+    number: int
+    """How many they are."""
+    name: str
+    """Readable name of one of them."""
+    reason: WaitReason
+    """`inputs`: stages they read are not made yet. `turn`: they could run, and what runs them is
+    busy or starts. `time`: a time has been set for the next attempt."""
+    what: str
+    """What they wait for, in words."""
+    until: float = 0.0
+    """Unix time in seconds of the next attempt; 0 where none is set."""
+
+    @property
+    def words(self) -> str:
+        """Such as `3 finetune wait for pretrain-l`."""
+        who = self.name if self.number == 1 else f"{self.number} {self.kind}"
+        return f"{who} {'waits' if self.number == 1 else 'wait'} for {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the stages of one kind have cost so far, and will."""
+
+    lane: Lane
+    """Where they run."""
+    cost_done: float = 0.0
+    """Estimated cost of those that ran to their end."""
+    seconds_done: float = 0.0
+    """Seconds these took."""
+    cost_left: float = 0.0
+    """Estimated cost of those that are planned or run, without regard to their progress."""
+    number_done: int = 0
+    """Stages that ran to their end."""
+    number_left: int = 0
+    """Stages that are planned or run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +172,14 @@ class BrokerSnapshot:
     """Worker groups that are up or starting."""
     served: tuple[str, ...] = ()
     """Names of the models that are up or starting."""
-    cost_done: float = 0.0
-    """Estimated cost of the stages that ran to their end."""
-    cost_left: float = 0.0
-    """Estimated cost of planned and running stages, what running ones have done taken off."""
+    waiting: tuple[Waiting, ...] = ()
+    """What is planned and does not run, and why."""
+    work: Mapping[str, Work] = field(default_factory=dict)
+    """Cost and time by kind."""
+    path_cost: float = 0.0
+    """Cost of the most expensive chain of stages that begins with one that is ready."""
     num_events: int = 0
-    """Length of the event log."""
+    """Events so far; the next one has this index."""
 
     def total(self, state: State) -> int:
         """Stages in a state, over all kinds."""

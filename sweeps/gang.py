@@ -15,16 +15,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import ray
 
-from sweeps.board import Board, Node
+from sweeps.admission import GangUse
+from sweeps.board import Board
 from sweeps.resources import (
     Execution,
     GangShape,
@@ -70,10 +70,11 @@ def serve_stages(member: Member, broker: Any, gang: int, execution: Execution) -
     store = ArtifactStore(execution.store)
     on_gpu = member.device.startswith("cuda")
     conditions = Conditions(
-        replicas=member.replicas,
+        replicas=replace(member.replicas, shards=execution.sharding == "shard"),
         device=member.device,
         precision=execution.precision or ("bf16" if on_gpu else "fp32"),
         micro_batch_size=execution.micro_batch_size,
+        acceleration=execution.acceleration,
     )
     rank = member.replicas.rank
     order: Any = Order("run")
@@ -165,6 +166,15 @@ class Gang:
         self.changed = asyncio.Event()
 
 
+class Shortage(NamedTuple):
+    """Stages are ready, and the cluster has no room for the gang they need."""
+
+    shape: GangShape
+    """What they need."""
+    is_starved: bool
+    """There is no other gang that they could run in."""
+
+
 class GangPool:
     """The gangs of a broker; every method runs in the broker's event loop."""
 
@@ -193,6 +203,8 @@ class GangPool:
         self._on_change = on_change
         self._store = ArtifactStore(execution.store)
         self._shared_storage = shared_storage
+        self.shortage: Shortage | None = None
+        """Stages that are ready and lack the room for a gang."""
         self._ids = itertools.count(1)
         self._failed_starts = 0
         # A gang holds its thread for as long as it lives.
@@ -244,49 +256,48 @@ class GangPool:
 
     # Called by the broker
 
-    def schedule(self, nodes: Sequence[Resources], others: Sequence[tuple[int, Resources]]) -> bool:
+    def schedule(self, nodes: Sequence[Resources], others: Sequence[tuple[int, Resources]]) -> None:
         """Give stages to idle gangs; start gangs for what is left, end those without a future.
 
         Args:
             nodes: total resources of each node of the cluster.
             others: (count, resources) of what else the broker keeps on the cluster.
-
-        Returns:
-            Whether stages wait for resources that something idle may hold.
         """
         self._assign()
-        ready = Counter(self._execution.shape_of(node.stage) for node in self._board.ready("train"))
-        planned = Counter(
-            self._execution.shape_of(node.stage) for node in self._board.planned("train")
-        )
-        blocked: list[GangShape] = []
-        for shape in planned:
-            mine = [gang for gang in self.gangs.values() if gang.shape == shape]
+        self.shortage = None
+        if self._board.num_planned("train", self._execution):
             # The first gang starts before its stages are ready: data and start-up overlap.
-            wanted = max(ready[shape], 0 if mine else 1) - sum(gang.is_free for gang in mine)
+            wanted = max(
+                self._board.num_ready("train", self._execution), 0 if self.gangs else 1
+            ) - sum(gang.is_free for gang in self.gangs.values())
             for _ in range(wanted):
-                if self._has_room(shape, nodes, others):
-                    self._start(shape)
-                else:
-                    blocked.append(shape)
-                    break
+                if not self._has_room(nodes, others):
+                    self._note_shortage()
+                    return
+                self._start()
+            return
         for gang in list(self.gangs.values()):
-            if gang.is_idle and not planned[gang.shape]:
-                idle_s = time.monotonic() - gang.idle_since
-                if blocked or idle_s > self._execution.gang_idle_s:
-                    self._stop(gang)
-            elif (
-                gang.is_idle
-                and not ready[gang.shape]
-                and any(shape != gang.shape for shape in blocked)
-            ):
+            idle_s = time.monotonic() - gang.idle_since
+            if gang.is_idle and idle_s > self._execution.gang_idle_s:
                 self._stop(gang)
-        return bool(blocked)
 
-    @property
-    def taken(self) -> list[tuple[int, Resources]]:
-        """For each gang the number of its workers and what each of them reserves."""
-        return [(gang.shape.num_workers, gang.shape.per_worker) for gang in self.gangs.values()]
+    def uses(self) -> list[GangUse]:
+        """What gangs take, for those that decide on served models."""
+        is_ready = self._board.num_ready("train", self._execution) > 0
+        return [
+            GangUse(
+                gang.id,
+                (gang.shape.num_workers, gang.shape.per_worker),
+                is_useless=gang.is_free and not is_ready,
+                is_ending=gang.stopping,
+            )
+            for gang in self.gangs.values()
+        ]
+
+    def end(self, gangs: Collection[int]) -> None:
+        """Let gangs end after the stage they have."""
+        for number in gangs:
+            self._stop(self.gangs[number])
 
     def stop_all(self) -> None:
         """Let every gang end after the stage it has."""
@@ -349,13 +360,12 @@ class GangPool:
             self._board.requeue(ticket.stage.key)
 
     def _assign(self) -> None:
-        ready: list[Node] = self._board.ready("train")
         for gang in self.gangs.values():
-            fitting = [node for node in ready if self._execution.shape_of(node.stage) == gang.shape]
-            if not gang.is_idle or not fitting:
+            if not gang.is_idle:
                 continue
-            node = Board.best(fitting, gang.held)
-            ready.remove(node)
+            node = self._board.best("train", self._execution, gang.held)
+            if node is None:
+                return
             self._board.start(node.stage.key)
             gang.num_stages += 1
             gang.ticket = Ticket(gang.num_stages, node.stage)
@@ -363,17 +373,25 @@ class GangPool:
             gang.wake()
 
     def _has_room(
-        self,
-        shape: GangShape,
-        nodes: Sequence[Resources],
-        others: Sequence[tuple[int, Resources]],
+        self, nodes: Sequence[Resources], others: Sequence[tuple[int, Resources]]
     ) -> bool:
-        limit = self._execution.max_gangs
-        if limit is not None and len(self.gangs) >= limit:
+        if self._is_at_limit:
             return False
-        return slots(shape, left_over(nodes, [*self.taken, *others])) > 0
+        taken = [use.group for use in self.uses()]
+        return slots(self._execution.shape, left_over(nodes, [*taken, *others])) > 0
 
-    def _start(self, shape: GangShape) -> None:
+    @property
+    def _is_at_limit(self) -> bool:
+        limit = self._execution.max_gangs
+        return limit is not None and len(self.gangs) >= limit
+
+    def _note_shortage(self) -> None:
+        if self._board.num_ready("train", self._execution) and not self._is_at_limit:
+            is_starved = all(gang.stopping for gang in self.gangs.values())
+            self.shortage = Shortage(self._execution.shape, is_starved)
+
+    def _start(self) -> None:
+        shape = self._execution.shape
         gang = Gang(next(self._ids), shape)
         self.gangs[gang.id] = gang
         log.info("gang=%d starts: %d worker(s)", gang.id, shape.num_workers)

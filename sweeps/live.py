@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.estimate import seconds_left
 from sweeps.events import BrokerSnapshot, RunningStage, StageEvent, State
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,8 @@ MAX_TRIALS = 12
 """Trials shown."""
 MAX_RUNNING = 6
 """Running stages shown."""
-MIN_SHARE = 0.02
-"""Share of the work that must be done before the rest is estimated."""
-MIN_ELAPSED_S = 5.0
-"""Seconds that must have passed before the rest is estimated."""
+MAX_WAITING = 4
+"""Groups of waiting stages shown."""
 
 TrialStatus = Literal["waiting", "running", "done", "failed", "stopped"]
 _STYLE: dict[TrialStatus, str] = {
@@ -110,7 +109,6 @@ class LiveView:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="live-view", daemon=True)
         self._started = time.monotonic()
-        self._work_seen = 0.0
         self._failures: list[str] = []
         self._told: dict[int, TrialStatus] = {}
         self._last_summary = ""
@@ -197,7 +195,8 @@ class LiveView:
         ]
         if snapshot.running:
             parts.append("now " + ", ".join(map(_running_words, snapshot.running[:MAX_RUNNING])))
-        remaining = self._remaining_s(snapshot)
+        parts += _waiting_lines(snapshot)
+        remaining = seconds_left(snapshot)
         if remaining is not None:
             parts.append(f"about {_clock(remaining)} left")
         return "; ".join(parts)
@@ -209,7 +208,7 @@ class LiveView:
             if event.state == "failed":
                 self._failures.append(f"{event.name}: {event.cause}")
         snapshot, trials = self._poll(), self._trials()
-        remaining = self._remaining_s(snapshot)
+        remaining = seconds_left(snapshot)
         head = Text.assemble(
             (self._title, "bold"),
             f"  {_clock(time.monotonic() - self._started)} elapsed",
@@ -219,8 +218,11 @@ class LiveView:
         parts: list[RenderableType] = [head, "", _stage_table(snapshot)]
         if snapshot.running:
             parts += ["", _running_table(snapshot)]
+        if snapshot.waiting:
+            parts += ["", *(Text(words, "dim") for words in _waiting_lines(snapshot))]
         if trials:
             used = len(snapshot.counts) + min(len(snapshot.running), MAX_RUNNING) + 10
+            used += min(len(snapshot.waiting), MAX_WAITING) + 1
             room = max(3, min(MAX_TRIALS, self._console.size.height - used))
             parts += ["", _trial_table(trials, room)]
         parts += [
@@ -237,20 +239,6 @@ class LiveView:
             if event.state != "cached":
                 taken.append(event)
         return taken
-
-    def _remaining_s(self, snapshot: BrokerSnapshot) -> float | None:
-        """Seconds left if work goes on at its mean pace; None while too little is known.
-
-        The most work ever seen stands for the whole, because the broker takes what running stages
-        have done off what is left before it counts them as done.
-        """
-        self._work_seen = max(self._work_seen, snapshot.cost_done + snapshot.cost_left)
-        finished = self._work_seen - snapshot.cost_left
-        elapsed = time.monotonic() - self._started
-        too_early = elapsed < MIN_ELAPSED_S or finished < MIN_SHARE * self._work_seen
-        if snapshot.cost_left <= 0 or too_early:
-            return None
-        return elapsed * snapshot.cost_left / finished
 
 
 def _stage_table(snapshot: BrokerSnapshot) -> Table:
@@ -293,7 +281,11 @@ def _running_table(snapshot: BrokerSnapshot) -> Table:
             _clock(elapsed),
             _clock(left) if left is not None else "",
             Text(
-                " ".join(f"{name} {value:.4g}" for name, value in list(stage.metrics.items())[:3])
+                f"waits for {stage.waits_for}"
+                if stage.waits_for
+                else " ".join(
+                    f"{name} {value:.4g}" for name, value in list(stage.metrics.items())[:3]
+                )
             ),
         )
     hidden = len(snapshot.running) - MAX_RUNNING
@@ -349,7 +341,20 @@ def _scores(trial: TrialLine) -> str:
 
 
 def _running_words(stage: RunningStage) -> str:
+    if stage.waits_for:
+        return f"{stage.name} (waits for {stage.waits_for})"
     return f"{stage.name} {stage.step}/{stage.total}" if stage.total else stage.name
+
+
+def _waiting_lines(snapshot: BrokerSnapshot) -> list[str]:
+    """What waits for what, in words; the largest groups first."""
+    groups = sorted(snapshot.waiting, key=lambda group: -group.number)
+    lines = []
+    for group in groups[:MAX_WAITING]:
+        when = f" in {_clock(max(0.0, group.until - snapshot.time))}" if group.until else ""
+        lines.append(group.words + when)
+    hidden = sum(group.number for group in groups[MAX_WAITING:])
+    return [*lines, f"{hidden} more wait"] if hidden else lines
 
 
 def _clock(seconds: float) -> str:

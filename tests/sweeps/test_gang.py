@@ -22,6 +22,7 @@ class Bench:
 
     def __init__(self, execution: Execution) -> None:
         self.board = Board()
+        self.execution = execution
         self.release = threading.Event()
         self.error: Exception | None = None
         self.pool = GangPool(self.board, execution, None, self.schedule, None)
@@ -67,7 +68,7 @@ def test_both_workers_get_the_stage_and_a_shared_failure_ends_it(
 ) -> None:
     async def script(bench: Bench) -> None:
         first, second = Sum(tag="first", work=2.0), Sum(tag="second", work=1.0)
-        bench.board.add([first, second], present=set())
+        bench.board.add([first, second], set(), bench.execution)
         bench.schedule()
         orders = await asyncio.gather(*(bench.pool.next_order(1, "g", r, 0, None) for r in (0, 1)))
         assert orders == [Order("run", 1, first)] * 2
@@ -86,7 +87,7 @@ def test_worker_that_fails_alone_makes_the_group_restart(monkeypatch: pytest.Mon
 
     async def script(bench: Bench) -> None:
         stage = Sum(tag="first")
-        bench.board.add([stage], present=set())
+        bench.board.add([stage], set(), bench.execution)
         bench.schedule()
         await asyncio.gather(*(bench.pool.next_order(1, "g", rank, 0, None) for rank in (0, 1)))
         order = await bench.pool.next_order(1, "g", 1, 1, failed(stage))
@@ -101,7 +102,7 @@ def test_restarted_group_gets_the_stage_again_until_it_is_given_up(
 ) -> None:
     async def script(bench: Bench) -> None:
         stage = Sum(tag="deadly")
-        bench.board.add([stage], present=set())
+        bench.board.add([stage], set(), bench.execution)
         bench.schedule()
         assert (await bench.pool.next_order(1, "one", 0, 0, None)).stage == stage
         assert (await bench.pool.next_order(1, "two", 0, 0, None)).stage == stage
@@ -120,11 +121,11 @@ def test_restarted_group_gets_the_stage_again_until_it_is_given_up(
 
 def test_gangs_are_bounded_by_the_cluster_and_by_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(bench: Bench) -> None:
-        bench.board.add([Sum(tag="a")], present=set())
+        bench.board.add([Sum(tag="a")], set(), bench.execution)
         bench.schedule()
         bench.schedule()
         assert len(bench.pool.gangs) == 1
-        bench.board.add([Sum(tag=str(i)) for i in range(5)], present=set())
+        bench.board.add([Sum(tag=str(i)) for i in range(5)], set(), bench.execution)
         bench.schedule()
         assert len(bench.pool.gangs) == 2
 
@@ -134,7 +135,7 @@ def test_gangs_are_bounded_by_the_cluster_and_by_the_queue(monkeypatch: pytest.M
 def test_idle_gang_ends_when_nothing_is_left_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(bench: Bench) -> None:
         stage = Sum(tag="a")
-        number = bench.board.add([stage], present=set())
+        number = bench.board.add([stage], set(), bench.execution)
         bench.schedule()
         bench.board.release(number)
         order = asyncio.ensure_future(bench.pool.next_order(1, "g", 0, 0, None))
@@ -153,7 +154,7 @@ def test_training_is_given_up_when_gangs_never_start(monkeypatch: pytest.MonkeyP
         bench.error = RuntimeError("no worker")
         bench.release.set()
         stage = Sum(tag="a")
-        number = bench.board.add([stage], present=set())
+        number = bench.board.add([stage], set(), bench.execution)
         bench.schedule()
         while bench.state(stage) == "planned":
             await asyncio.sleep(0.01)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from sweeps import live
-from sweeps.events import BrokerSnapshot, RunningStage, StageEvent, StageRecord, State
+from sweeps.events import BrokerSnapshot, RunningStage, StageEvent, StageRecord, State, Waiting
 from sweeps.live import LiveView, TrialLine
 
 COUNTS: dict[str, dict[State, int]] = {
@@ -23,11 +22,18 @@ TRIALS = [
 ]
 
 
-def snapshot(cost_done: float = 30.0, cost_left: float = 60.0) -> BrokerSnapshot:
+def snapshot() -> BrokerSnapshot:
     stage = RunningStage(
         "k" * 16, "finetune-l-xent-s0", "finetune", "train", 990.0, 50, 200, {"loss": 0.25}
     )
-    return BrokerSnapshot(1000.0, COUNTS, (stage,), 1, ("l",), cost_done, cost_left, 3)
+    debate = RunningStage(
+        "d" * 16, "debate-l", "debate", "serve", 995.0, waits_for="model l, which starts"
+    )
+    waiting = (
+        Waiting("evaluate", 1, "evaluate-s", "time", "another attempt (OSError: no)", 1012.0),
+        Waiting("finetune", 5, "finetune-xl-xent-s0", "inputs", "pretrain-xl, 2 label"),
+    )
+    return BrokerSnapshot(1000.0, COUNTS, (stage, debate), 1, ("l",), waiting=waiting, num_events=3)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -54,7 +60,10 @@ def test_a_file_gets_one_line_per_stage_and_trial_that_ended_and_a_summary():
     ]
     assert lines[4] == (
         "stages 5 planned, 4 cached, 1 running, 3 done, 1 failed; "
-        "trials 1 waiting, 1 running, 1 done, 1 failed; now finetune-l-xent-s0 50/200"
+        "trials 1 waiting, 1 running, 1 done, 1 failed; now finetune-l-xent-s0 50/200, "
+        "debate-l (waits for model l, which starts); "
+        "5 finetune wait for pretrain-xl, 2 label; "
+        "evaluate-s waits for another attempt (OSError: no) in 0:12"
     )
     assert len(lines) == 5
     assert "\x1b" not in out.getvalue()
@@ -68,6 +77,8 @@ def test_a_terminal_shows_stages_by_kind_the_running_ones_and_the_trials():
         wait_for(lambda: "m>l" in out.getvalue() or "s>l" in out.getvalue())
     shown = out.getvalue()
     for text in ("almanac", "pretrain", "finetune-l-xent-s0", "50/200", "0:30", "loss 0.25"):
+        assert text in shown
+    for text in ("waits for model l", "5 finetune wait for pretrain-xl, 2 label", "in 0:12"):
         assert text in shown
     for text in ("0.970", "serving l", "failed: debate-l: E: no", "[no] engine"):
         assert text in shown
@@ -90,15 +101,3 @@ def test_a_broker_that_does_not_answer_is_reported_once_and_stops_nothing(caplog
     assert [r.getMessage() for r in caplog.records] == [
         "the live view misses a beat: RuntimeError: actor died"
     ]
-
-
-def test_the_remaining_time_follows_the_work_left(monkeypatch):
-    view = LiveView(snapshot, list, console=Console(file=io.StringIO()))
-    now = view._started
-    monkeypatch.setattr(live.time, "monotonic", lambda: now + 10)
-    assert view._remaining_s(snapshot(cost_done=0, cost_left=100)) is None  # Nothing is known yet.
-    assert view._remaining_s(snapshot(cost_done=0, cost_left=75)) == 30  # A quarter took 10 s.
-    assert view._remaining_s(snapshot(cost_done=50, cost_left=50)) == 10
-    assert view._remaining_s(snapshot(cost_done=100, cost_left=0)) is None
-    monkeypatch.setattr(live.time, "monotonic", lambda: now + 1)
-    assert view._remaining_s(snapshot(cost_done=50, cost_left=50)) is None  # Too early to tell.
