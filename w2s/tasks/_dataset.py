@@ -1,9 +1,8 @@
 """What tasks over published data sets share: from the rows of a source to four splits.
 
-A subclass of `DatasetTask` names the columns it reads and turns the rows of one source split into
-`Example`s; `Source` checks cells for it, and names or counts what is wrong with them.
-`choice_examples` makes the yes-or-no rows of a question with several options. The rest happens
-here, the same way for every task (as in Burns et al. 2023, appendix A.1, where it says how):
+A subclass of `DatasetTask` names the columns it reads and turns the rows of one `Source` split into
+`Example`s. The rest happens here, the same way for every task (as in Burns et al. 2023, appendix
+A.1, where it says how):
 
 1. Exact repeats of a text are merged. A text that occurs with different labels is dropped.
 2. The source's test rows become `test`, its validation rows `val`. What is lacking or unlabelled is
@@ -21,13 +20,9 @@ Row ids are hashes of what a model reads: neither the seed nor the order of the 
 All that is dropped is counted in the notes.
 """
 
-import contextlib
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,7 +31,8 @@ from pydantic import Field
 from serving.debate.prompts import DebatePrompts
 from w2s import tables
 from w2s.errors import UserError
-from w2s.tasks._text import mask_content_words, normal
+from w2s.tasks._source import Example, Source, digest
+from w2s.tasks._text import mask_content_words
 from w2s.tasks.base import PromptTemplate, Task
 from w2s.types import SPLITS, Row, Split, TaskData
 
@@ -51,241 +47,6 @@ BALANCE_LIMIT = 1.1
 """A class may have this many times its even share of the rows: 55 % of two classes."""
 MAX_CHARACTERS = 1_000_000
 """Rows that are longer than this are dropped."""
-CHUNK_ROWS = 20_000
-"""Rows of a frame that are Python objects at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One classification row before splitting."""
-
-    prompt: str
-    """What a model reads."""
-    label: int
-    """Ground truth, 0 to num_classes - 1."""
-    group: str
-    """Examples of one group stay in one split; any text (its hash is what is kept)."""
-    options: tuple[str, ...] = ()
-    """For a choice among whole texts, the text of each option, one per class."""
-    question: str = ""
-    """The question alone, where the prompt also proposes an answer."""
-
-
-class Cells(NamedTuple):
-    """The checked cells of one row."""
-
-    row: int
-    """Index of the row in its source split, for messages."""
-    label: int
-    """Class of the row; 0 where no label column was asked for."""
-    texts: tuple[str, ...]
-    """The text columns, without white space at the ends; none is empty."""
-    others: tuple[Any, ...]
-    """The other columns, as they are."""
-
-
-class Source:
-    """One source split while it is read: checks its cells, and counts what is dropped."""
-
-    def __init__(self, path: str, split: str | None, subset: str | None = None) -> None:
-        self.path = path
-        self.split = split
-        """Name of the split in the source; None for one file without splits."""
-        self.subset = subset
-        self.label_column = ""
-        """The column that `rows` read labels from."""
-        self.num_unlabelled = 0
-        """Rows that `rows` skipped because they have no label (empty or -1)."""
-        self._dropped: Counter[str] = Counter()
-
-    def drop(self, what: str, number: int = 1) -> None:
-        """Count rows or questions for the notes: `what` goes on after the number."""
-        self._dropped[what] += number
-
-    def notes(self) -> list[str]:
-        """One sentence for each kind of thing that was counted."""
-        return [f"{self.name}: {number} {what}." for what, number in self._dropped.items()]
-
-    @property
-    def name(self) -> str:
-        """How notes call the split."""
-        return "source file" if self.split is None else f"source split {self.split}"
-
-    def error(self, row: int, column: str, problem: str) -> UserError:
-        """An error that names file, row and column of a cell."""
-        where = tables.place(self.path, self.split or "", row, self.subset)
-        return UserError(f"{where}, column {column!r}: {problem}")
-
-    def rows(
-        self,
-        frame: pd.DataFrame,
-        texts: Sequence[str],
-        *,
-        label: str | None = None,
-        classes: Mapping[str, int] | None = None,
-        others: Sequence[str] = (),
-    ) -> Iterator[Cells]:
-        """The rows whose texts are not empty and that have a label.
-
-        Args:
-            frame: the rows of the source split.
-            texts: columns of text. Rows with an empty one are dropped and counted.
-            label: column of labels. Rows without one (empty or -1) are counted apart.
-            classes: class of each value that a label can have, in lower case; -1 drops the row.
-            others: columns that come along unchecked.
-
-        Raises:
-            UserError: a text is no text, or a label is not among `classes`.
-        """
-        self.label_column = label or ""
-        known: dict[Any, int | None] = {}
-        for start in range(0, len(frame), CHUNK_ROWS):
-            part = frame.iloc[start : start + CHUNK_ROWS]
-            columns = [part[name].tolist() for name in (*texts, *others)]
-            labels = [0] * len(part) if label is None else part[label].tolist()
-            for offset, (value, *cells) in enumerate(zip(labels, *columns, strict=True)):
-                row = start + offset
-                found: int | None = 0
-                if label is not None:
-                    try:
-                        found = known[value]
-                    except (KeyError, TypeError):
-                        found = self._class(row, label, value, classes or {})
-                        known[value] = found
-                if found is None:
-                    self.num_unlabelled += 1
-                    continue
-                if found < 0:
-                    self.drop(f"rows are labelled {value!r}, which is no class here, and left out")
-                    continue
-                read = [
-                    self.text(row, name, cell) for name, cell in zip(texts, cells, strict=False)
-                ]
-                if "" in read:
-                    self.drop(f"rows have an empty {texts[read.index('')]!r} and were dropped")
-                    continue
-                yield Cells(row, found, tuple(read), tuple(cells[len(texts) :]))
-
-    def text(self, row: int, column: str, cell: Any) -> str:
-        """A cell as text without white space at the ends; empty where there is none."""
-        if isinstance(cell, str):
-            return cell.strip()
-        if cell is None or cell is pd.NA or cell != cell:
-            return ""
-        if isinstance(cell, int | float | np.integer | np.floating):
-            return str(cell)
-        raise self.error(row, column, f"found {_shown(cell)}; allowed: text")
-
-    def texts(self, row: int, column: str, cell: Any) -> list[str]:
-        """A cell with a list of texts; from csv, a JSON list."""
-        cell = _parsed(cell)
-        if not isinstance(cell, list | tuple | np.ndarray):
-            raise self.error(row, column, f"found {_shown(cell)}; allowed: a list of texts")
-        return [self.text(row, column, item) for item in cell]
-
-    def choices(self, row: int, column: str, cell: Any) -> dict[str, str]:
-        """A cell `{text = [...], label = [...]}` as a table from label to text."""
-        cell = _parsed(cell)
-        if not isinstance(cell, dict) or not {"text", "label"} <= set(cell):
-            raise self.error(
-                row, column, f"found {_shown(cell)}; allowed: {{text = [...], label = [...]}}"
-            )
-        names, options = (self.texts(row, column, cell[key]) for key in ("label", "text"))
-        if len(names) != len(options) or len(set(names)) != len(names):
-            raise self.error(row, column, f"{len(options)} texts have the labels {names}")
-        return dict(zip(names, options, strict=True))
-
-    def chosen(self, row: int, column: str, answer: Any, names: Sequence[str]) -> int | None:
-        """Index of the answer among the names of the options; None where there is no answer."""
-        name = class_name(answer)
-        if name in ("", "-1") and name not in names:
-            self.num_unlabelled += 1
-            return None
-        self.label_column = column
-        if name not in (lowered := [option.casefold() for option in names]):
-            raise self.error(
-                row, column, f"found {_shown(answer)}; allowed: {', '.join(map(repr, names))}"
-            )
-        return lowered.index(name)
-
-    def _class(self, row: int, column: str, value: Any, classes: Mapping[str, int]) -> int | None:
-        name = class_name(value)
-        if name in classes:
-            return classes[name]
-        if name in ("", "-1"):
-            return None
-        raise self.error(
-            row, column, f"found {_shown(value)}; allowed: {', '.join(map(repr, classes))}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its options, from one row of a source."""
-
-    stem: str
-    """The prompt up to the answer, which is put at its end."""
-    group: str
-    """What keeps questions together: the question itself, or what several of them are about."""
-    right: tuple[str, ...]
-    """Right answers."""
-    wrong: tuple[str, ...]
-    """Wrong answers; a right one among them is left out and counted."""
-
-    @classmethod
-    def choice(cls, stem: str, group: str, options: Sequence[str], right: int) -> "Question":
-        """A question one of whose options is right, named by its index."""
-        wrong = (*options[:right], *options[right + 1 :])
-        return cls(stem=stem, group=group, right=(options[right],), wrong=wrong)
-
-
-def choice_examples(questions: Iterable[Question], source: Source, seed: int) -> Iterator[Example]:
-    """Equally many right (1) and wrong (0) examples a question: `stem` with one option.
-
-    One wrong answer is drawn for the right one, by a hash of seed, question and answer. Rows that
-    ask the same question (whatever its case and punctuation) are merged, with all their answers.
-    Questions without a right or without a wrong answer are dropped and counted.
-    """
-    merged: dict[str, tuple[str, str, set[str], set[str]]] = {}
-    for question in questions:
-        name = normal(question.stem)
-        right = {text for text in question.right if text}
-        wrong = {text for text in question.wrong if text}
-        if set(map(_spelled, right)) & set(map(_spelled, wrong)):
-            source.drop("rows have the right answer among the distractors, where it was dropped")
-        if name in merged:
-            source.drop("rows repeat a question and were merged with it")
-            stem, group, other_right, other_wrong = merged[name]
-            # Copies may differ in case or punctuation: one form, whatever their order.
-            merged[name] = (
-                min(stem, question.stem),
-                min(group, question.group),
-                other_right | right,
-                other_wrong | wrong,
-            )
-        else:
-            merged[name] = (question.stem, question.group, right, wrong)
-
-    def draw(name: str, options: Iterable[str]) -> list[str]:
-        one_spelling = {_spelled(option): option for option in sorted(options)}
-        return sorted(one_spelling.values(), key=lambda option: digest(str(seed), name, option))
-
-    for name, (stem, group, right, wrong) in merged.items():
-        spelled = set(map(_spelled, right))
-        chosen_right = draw(name, right)
-        chosen_wrong = draw(name, (text for text in wrong if _spelled(text) not in spelled))
-        number = min(len(chosen_right), len(chosen_wrong))
-        if not number:
-            kind = "wrong" if chosen_right else "right"
-            source.drop(f"questions without a {kind} answer were dropped")
-        for options, label in ((chosen_right, 1), (chosen_wrong, 0)):
-            for option in options[:number]:
-                yield Example(f"{stem}{option}", label, group, question=_unanswered(stem))
-
-
-def _unanswered(stem: str) -> str:
-    """A question without the mark that an answer follows."""
-    return stem.rstrip().removesuffix("A:").rstrip()
 
 
 class DatasetTask(Task):
@@ -542,11 +303,6 @@ class DatasetTask(Task):
         return kept
 
 
-def digest(*parts: str) -> str:
-    """First 16 hex digits of the sha256 of some texts."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
 def _shuffled(salt: str, digests: Iterable[str]) -> list[str]:
     """Digests in an order that salt and digests alone decide.
 
@@ -608,31 +364,3 @@ def _drop_shared(
             f"{len(parts[part]) - len(kept)} rows were dropped from {part}."
         )
         parts[part] = kept
-
-
-def _spelled(option: str) -> str:
-    """When two options are the same answer: "Na+" and "Na-" are not, "DNA" and "dna " are."""
-    return " ".join(option.casefold().split())
-
-
-def class_name(value: Any) -> str:
-    """A label as the lower-case text that classes are named by."""
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip().casefold()
-
-
-def _parsed(cell: Any) -> Any:
-    """A cell of a csv file that holds JSON, parsed; any other as it is."""
-    if isinstance(cell, str):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(cell)
-    return cell
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, cut to a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

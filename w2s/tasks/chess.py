@@ -27,7 +27,8 @@ import pandas as pd
 from pydantic import Field
 
 from w2s.errors import UserError
-from w2s.tasks._dataset import DatasetTask, Example, Part, Source, digest
+from w2s.tasks._dataset import DatasetTask, Part
+from w2s.tasks._source import Example, Source, digest
 from w2s.tasks.base import PromptTemplate
 from w2s.types import Row, Split, TaskData
 

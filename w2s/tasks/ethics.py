@@ -19,7 +19,8 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 
-from w2s.tasks._dataset import DatasetTask, Example, Source, digest
+from w2s.tasks._dataset import DatasetTask
+from w2s.tasks._source import Example, Source, digest
 from w2s.tasks._text import normal
 
 CLASSES = {"0": 0, "1": 1}

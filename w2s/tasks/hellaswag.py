@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 
-from w2s.tasks._dataset import DatasetTask, Example, Part, Question, Source, choice_examples
+from w2s.tasks._choice import Question, choice_examples
+from w2s.tasks._dataset import DatasetTask, Part
+from w2s.tasks._source import Example, Source
 from w2s.tasks._text import normal
 
 

@@ -18,7 +18,8 @@ import pandas as pd
 from pydantic import model_validator
 
 from w2s.errors import UserError
-from w2s.tasks._dataset import DatasetTask, Example, Part, Source
+from w2s.tasks._dataset import DatasetTask, Part
+from w2s.tasks._source import Example, Source
 from w2s.tasks._text import normal
 from w2s.tasks.base import PromptTemplate
 

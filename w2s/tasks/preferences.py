@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from w2s.tasks._dataset import DatasetTask, Example, Part, Source, digest
+from w2s.tasks._dataset import DatasetTask, Part
+from w2s.tasks._source import Example, Source, digest
 from w2s.tasks._splits import SplitNames
 from w2s.tasks._text import normal
 from w2s.tasks.base import PromptTemplate

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 
-from w2s.tasks._dataset import DatasetTask, Example, Part, Source
+from w2s.tasks._dataset import DatasetTask, Part
+from w2s.tasks._source import Example, Source
 from w2s.tasks._text import normal
 
 CLASSES = {"0": 0, "1": 1, "negative": 0, "positive": 1}

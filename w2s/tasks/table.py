@@ -22,16 +22,9 @@ from pydantic import field_validator, model_validator
 
 from w2s import tables
 from w2s.errors import UserError
-from w2s.tasks._dataset import (
-    PARTS,
-    DatasetTask,
-    Example,
-    Part,
-    Question,
-    Source,
-    choice_examples,
-    class_name,
-)
+from w2s.tasks._choice import Question, choice_examples
+from w2s.tasks._dataset import PARTS, DatasetTask, Part
+from w2s.tasks._source import Example, Source, class_name
 from w2s.tasks._splits import SplitNames
 from w2s.tasks._text import normal
 from w2s.tasks.base import PromptTemplate

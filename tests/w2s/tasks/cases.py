@@ -18,7 +18,8 @@ import pandas as pd
 
 from w2s import tables
 from w2s.spec import parse
-from w2s.tasks._dataset import DatasetTask, Example, Source
+from w2s.tasks._dataset import DatasetTask
+from w2s.tasks._source import Example, Source
 from w2s.tasks.base import Task
 from w2s.types import SPLITS, Row
 

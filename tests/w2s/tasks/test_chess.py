@@ -8,7 +8,7 @@ import pytest
 
 from w2s.errors import UserError
 from w2s.tasks import chess as chess_task
-from w2s.tasks._dataset import Example, Source
+from w2s.tasks._source import Example, Source
 from w2s.tasks.chess import Chess, count_scores, move_list, score_move
 from w2s.types import SPLITS
 

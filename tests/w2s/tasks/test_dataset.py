@@ -15,7 +15,9 @@ from pyarrow import parquet
 from w2s import tables
 from w2s.errors import UserError
 from w2s.tasks import _dataset
-from w2s.tasks._dataset import DatasetTask, Example, Question, Source, choice_examples
+from w2s.tasks._choice import Question, choice_examples
+from w2s.tasks._dataset import DatasetTask
+from w2s.tasks._source import Example, Source
 from w2s.tasks.dream import Dream
 from w2s.tasks.ethics import Ethics
 from w2s.tasks.hellaswag import HellaSwag

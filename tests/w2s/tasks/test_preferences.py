@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from w2s import tables
 from w2s.errors import UserError
-from w2s.tasks._dataset import Example, Source
+from w2s.tasks._source import Example, Source
 from w2s.tasks.preferences import Preferences
 from w2s.types import Split
 

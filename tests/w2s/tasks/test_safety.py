@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from w2s.errors import UserError
-from w2s.tasks._dataset import Source
+from w2s.tasks._source import Source
 from w2s.tasks.safety import Safety
 
 SOURCE = Path(__file__).parents[2] / "fixtures" / "safety"

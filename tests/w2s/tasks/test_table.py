@@ -11,7 +11,7 @@ import pytest
 from tests.w2s.tasks.parity import Parity
 from w2s.errors import UserError
 from w2s.spec import parse
-from w2s.tasks._dataset import Source
+from w2s.tasks._source import Source
 from w2s.tasks.base import Task
 from w2s.tasks.table import Table
 from w2s.types import SPLITS, Row

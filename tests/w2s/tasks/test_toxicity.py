@@ -6,7 +6,7 @@ import pytest
 
 from w2s.errors import UserError
 from w2s.spec import parse
-from w2s.tasks._dataset import Example, Source
+from w2s.tasks._source import Example, Source
 from w2s.tasks.base import Task
 from w2s.tasks.toxicity import PUBLISHED, Toxicity
 
