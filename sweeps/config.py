@@ -366,6 +366,17 @@ class TrainResources(Spec):
     """OpenMP threads of a worker."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Examples a forward pass at most; None: the whole update."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a forward pass of training at most, padding included; None: no limit but that."""
+    sharding: Literal["replicate", "shard"] = "replicate"
+    """Whether each worker of a gang holds the whole model, or a part of its weights, gradients and
+    optimizer state (FSDP2), for models that are too large for one. Pretraining always
+    replicates."""
+    compile: bool = False
+    """Whether blocks are compiled by `torch.compile`: a minute at the first stage of a worker, then
+    faster on GPUs."""
+    activation_checkpointing: bool = False
+    """Whether a block keeps its input alone for the backward pass and computes the rest again."""
     max_gangs: int | None = Field(default=None, ge=1)
     """Gangs at the same time; None: what the cluster holds."""
 

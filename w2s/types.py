@@ -2,7 +2,7 @@
 
 `Split` names the four parts of a task. `Row` is one classification example with its label; it
 exists only between a task and the two stages that write prompts and ground truth to separate files.
-`Progress` says where in training a loss is called, `LossOutput` what it returns.
+`LossOutput` is what a loss returns, `Acceleration` how passes are computed.
 """
 
 from dataclasses import dataclass, field
@@ -48,6 +48,20 @@ class TaskData:
     rows: dict[Split, list[Row]]
     notes: list[str] = field(default_factory=list)
     """One sentence each: leaks found and dropped, rows balanced away, sources used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """How the passes of a training are computed; results stay the same, up to rounding."""
+
+    micro_batch_tokens: int | None = None
+    """Tokens of a forward pass at most, padding included (a longer row goes alone); None: no
+    limit but that of the rows."""
+    compile: bool = False
+    """Whether `torch.compile` makes one kernel of many."""
+    activation_checkpointing: bool = False
+    """Whether blocks keep their inputs alone and compute the rest once more when gradients need
+    it: a third more arithmetic, a fraction of the memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,9 +140,11 @@ class Finetune(Stage):
         from w2s.models.adapters import merge_adapters
         from w2s.models.classifier import save_adapted, save_classifier
         from w2s.models.source import count_parameters
+        from w2s.training.acceleration import accelerate
         from w2s.training.flops import training_flops
         from w2s.training.loop import finetune, predict
         from w2s.training.parallel import Replicas
+        from w2s.training.sharding import full_state, load_full_state, place
 
         replicas = context.replicas or Replicas()
         table = read_tokens(context.path(self.tokens))
@@ -155,7 +157,9 @@ class Finetune(Stage):
             val = scored.where((scored.index["split"] == "val").to_numpy())
             val_targets = self._targets(self.val_labels, val, context)
 
-        classifier = self._classifier(table.rows.texts_per_row > 1, context)
+        options = table.rows.texts_per_row > 1
+        classifier = self._classifier(options, context)
+        place(classifier, replicas=replicas, device=context.device, precision=context.precision)
 
         def logprobs_of(part: TokenTable) -> NDArray[np.float32]:
             return predict(
@@ -176,7 +180,7 @@ class Finetune(Stage):
             metrics = recorder.add(step, num_steps, logprobs_of(scored))
             context.progress(step, num_steps, metrics)
             if recorder.keeps(step) and step < num_steps:
-                best.weights = _trained(classifier)
+                best.weights = full_state(classifier)
 
         targets = targets.take(kept)
         members = member_weights(targets, context.device)
@@ -184,6 +188,7 @@ class Finetune(Stage):
         flops = training_flops(
             classifier, learned, self.train, seed=self.seed, device=context.device
         )
+        accelerate(classifier.backbone, context.acceleration)
         curve = finetune(
             classifier,
             learned,
@@ -198,6 +203,7 @@ class Finetune(Stage):
             device=context.device,
             precision=context.precision,
             micro_batch_size=context.micro_batch_size,
+            micro_batch_tokens=context.acceleration.micro_batch_tokens,
             on_progress=context.progress,
             on_checkpoint=on_checkpoint,
             on_shrink=context.shrink,
@@ -207,14 +213,19 @@ class Finetune(Stage):
         num_steps = int(curve[-1]["step"])
         selected = recorder.selected_step(num_steps)
         if selected < num_steps:
-            classifier.load_state_dict(best.weights, strict=False)
+            load_full_state(classifier, best.weights)
         others = [split for split in self.predicts if split not in SCORED]
         labelled = table.where(table.index["split"].isin(others).to_numpy())
         scored_logprobs_NC = recorder.logprobs_at(selected)
         if scored_logprobs_NC is None:
             scored_logprobs_NC = logprobs_of(scored)
         logprobs_NC = np.concatenate([logprobs_of(labelled), scored_logprobs_NC])
+        kept_weights = full_state(classifier) if replicas.sharded and self.save_weights else {}
         if replicas.rank == 0:
+            if replicas.sharded:
+                # In one piece; what was not trained, or is not kept, is as in the base model.
+                classifier = self._classifier(options, context)
+                classifier.load_state_dict(kept_weights, strict=False, assign=True)
             num_trainable = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
             if self.save_weights and self.adapts_base:
                 save_adapted(classifier, context.output_dir / ADAPTER_FOLDER)
@@ -258,18 +269,17 @@ class Finetune(Stage):
         from w2s.models.part import cut_after, narrow_head
 
         adapted = self.train.mode == "lora"
+        sharded = context.replicas is not None and context.replicas.sharded
+        # A model that is shared out goes to its devices block by block, each of them a part.
+        device = "cpu" if sharded else context.device
         start = None if self.start is None else context.path(self.start)
         if start is not None and (start / WEIGHTS_FOLDER).exists():
-            backbone = load_backbone(start / WEIGHTS_FOLDER, device=context.device)
-            head = read_head(start / WEIGHTS_FOLDER, context.device)
+            backbone = load_backbone(start / WEIGHTS_FOLDER, device=device)
+            head = read_head(start / WEIGHTS_FOLDER, device)
         else:
-            base = base_backbone(self.model, context)
-            head = (
-                self._head(base, options, context)
-                if start is None
-                else read_head(start, context.device)
-            )
-            backbone = copy_backbone(base, share=adapted)
+            base = base_backbone(self.model, context, device)
+            head = self._head(base, options, context) if start is None else read_head(start, device)
+            backbone = copy_backbone(base, share=adapted or sharded)
         if self.train.head_layer != -1:
             cut_after(backbone, self.train.head_layer)
         if adapted:
@@ -320,16 +330,23 @@ def member_weights(targets: Targets, device: str) -> "MemberWeights | None":
     return MemberWeights(targets.members.weighting, targets.members.weights_NM, device)
 
 
-def base_backbone(model: Model, context: StageContext) -> "PreTrainedModel":
-    """The bare backbone, from the worker's warm objects if it is there; nothing may train it."""
+def base_backbone(
+    model: Model, context: StageContext, device: str | None = None
+) -> "PreTrainedModel":
+    """The bare backbone, from the worker's warm objects if it is there; nothing may train it.
+
+    Args:
+        model: of the ladder.
+        context: of the stage.
+        device: where its weights are; None: where the stage computes.
+    """
     from w2s.models.classifier import load_backbone
 
-    key = model_key(model)
+    device = device or context.device
+    key = f"{model_key(model)} on {device}"
     if key not in context.warm:
         location = model_location(model, context)
-        context.warm[key] = load_backbone(
-            location, revision=revision_of(model), device=context.device
-        )
+        context.warm[key] = load_backbone(location, revision=revision_of(model), device=device)
     return context.warm[key]
 
 
@@ -345,12 +362,3 @@ class _Kept:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weights = dict(state["weights"])
-
-
-def _trained(classifier: "Classifier") -> "dict[str, Tensor]":
-    """A copy on the CPU of what is trained."""
-    return {
-        name: parameter.detach().to("cpu", copy=True)
-        for name, parameter in classifier.named_parameters()
-        if parameter.requires_grad
-    }

@@ -61,14 +61,17 @@ class GenerativeFinetune(ModelStage):
         from transformers import AutoTokenizer
 
         from w2s.models.language_model import load_language_model
+        from w2s.training.acceleration import accelerate
         from w2s.training.generative import finetune_language_model
         from w2s.training.parallel import Replicas
+        from w2s.training.sharding import full_state
 
         replicas = context.replicas or Replicas()
         location, revision = model_location(self.model, context), revision_of(self.model)
         model = load_language_model(location, revision)
         table = read_tokens(context.path(self.tokens))
         texts = table.where(table.index["split"].isin(self.splits).to_numpy()).rows
+        accelerate(model, context.acceleration)
         finetune_language_model(
             model,
             replace(texts, texts_per_row=1),
@@ -78,10 +81,12 @@ class GenerativeFinetune(ModelStage):
             device=context.device,
             precision=context.precision,
             micro_batch_size=context.micro_batch_size,
+            micro_batch_tokens=context.acceleration.micro_batch_tokens,
             on_progress=context.progress,
         )
+        state = full_state(model) if replicas.sharded else None
         if replicas.rank == 0:
             folder = context.output_dir / MODEL_FOLDER
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=state)
             tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision or "main")
             tokenizer.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 * `TokenRows`: texts as token ids, all in one flat tensor; `tokenize` makes them.
 * `plan_updates` and `plan_inference`: which rows each batch takes: random, or sorted by length.
+* `cut_update`: the parts of an update that a replica goes through one after the other.
 * `collate`: rows -> padded ids and mask, without a Python loop over rows.
 
 T tokens, B rows of a batch, N rows in all.
@@ -11,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.heads import filler_id, token_ids
+from w2s.training.parallel import Replicas
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,6 +137,70 @@ def plan_updates(
     return updates
 
 
+class Cut(NamedTuple):
+    """A part of an update."""
+
+    rows_B: NDArray[np.int64]
+    """Numbers of its rows."""
+    weight: float
+    """Of each row in the mean over the update; 0: the replica only keeps step with others."""
+
+
+def cut_update(
+    update: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    replicas: Replicas,
+    *,
+    max_rows: int | None,
+    max_tokens: int | None,
+) -> list[Cut]:
+    """The parts of an update that one replica goes through, in order.
+
+    Its own rows come first, each once. A replica without any row gets one that counts nothing, and
+    where the model is shared out all replicas get the same number of parts: they send the same
+    messages.
+
+    Args:
+        update: row numbers, of all replicas.
+        lengths: tokens of each row of the data set [N].
+        replicas: those that share the update.
+        max_rows: most rows of a part; None: no limit.
+        max_tokens: most tokens of a part, padding included (a single longer row is a part of its
+            own); None: no limit.
+    """
+
+    def parts_of(rank: int) -> list[NDArray[np.int64]]:
+        own = update[Replicas(rank, replicas.size).slice(len(update))]
+        return _filled(own, lengths[own], max_rows, max_tokens)
+
+    parts = parts_of(replicas.rank)
+    everyone = range(replicas.size) if replicas.sharded else ()
+    number = max([1, len(parts), *(len(parts_of(rank)) for rank in everyone)])
+    idle = [Cut(update[:1], 0.0)] * (number - len(parts))
+    return [Cut(part, 1 / len(update)) for part in parts] + idle
+
+
+def _filled(
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    max_rows: int | None,
+    max_tokens: int | None,
+) -> list[NDArray[np.int64]]:
+    """Rows in their order, each part as large as it may be."""
+    if max_tokens is None:
+        size = max_rows or max(1, len(rows))
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    starts: list[int] = []
+    longest = 0
+    for place, length in enumerate(lengths.tolist()):
+        count = place - starts[-1] + 1 if starts else 0
+        longest = max(longest, length)
+        if not starts or count * longest > max_tokens or (max_rows and count > max_rows):
+            starts.append(place)
+            longest = length
+    return [part for part in np.split(rows, starts) if len(part)]
+
+
 def plan_inference(
     lengths: NDArray[np.int64], *, max_tokens: int, max_rows: int | None
 ) -> list[NDArray[np.int64]]:
@@ -179,7 +245,7 @@ def collate(rows: TokenRows, indices: NDArray[np.int64], device: str) -> tuple[T
         flat_BT = torch.where(real_BT, starts_B1 + place_T, 0)
         input_ids_BT = torch.where(real_BT, rows.ids[flat_BT].long(), rows.pad_id)
         mask_BT = real_BT.long()
-    return _to(input_ids_BT, device), _to(mask_BT, device)
+    return to_device(input_ids_BT, device), to_device(mask_BT, device)
 
 
 def padding_share(lengths: NDArray[np.int64], batches: Sequence[NDArray[np.int64]]) -> float:
@@ -188,7 +254,8 @@ def padding_share(lengths: NDArray[np.int64], batches: Sequence[NDArray[np.int64
     return 1.0 - sum(int(lengths[batch].sum()) for batch in batches) / padded
 
 
-def _to(tensor: Tensor, device: str) -> Tensor:
+def to_device(tensor: Tensor, device: str) -> Tensor:
+    """A tensor of the CPU on a device; nobody waits for the copy."""
     if device == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -22,18 +22,18 @@ def training_flops(
     padding. How an update is cut up does not enter, nor does a loss that needs more than one pass.
 
     Args:
-        classifier: as it is trained; its gradients are dropped.
+        classifier: as it is trained, on the device (`sharding.place`), not yet accelerated; its
+            gradients are dropped.
         rows: what it learns from.
         config: of the training.
         seed: of the training.
-        device: where the classifier goes.
+        device: of the classifier.
     """
     updates = plan_updates(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
     num_tokens = sum(int(rows.row_lengths[update].max()) * len(update) for update in updates)
     mean_length = round(num_tokens / sum(len(update) for update in updates))
-    classifier.to(device).eval()
     ids_KT = torch.full(
         (rows.texts_per_row, mean_length), rows.pad_id, dtype=torch.long, device=device
     )

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from w2s.training.batching import TokenRows, collate, plan_updates
+from w2s.training.batching import TokenRows, collate, cut_update, plan_updates
 from w2s.training.config import GenerativeConfig, learning_rate_factor
-from w2s.training.loop import CURVE_POINTS, Precision, autocast_to, decay_groups
+from w2s.training.loop import CURVE_POINTS, decay_groups
 from w2s.training.parallel import Replicas
+from w2s.training.sharding import Precision, clip_gradients, place
 
 MAX_GRAD_NORM = 1.0
 
@@ -29,6 +30,7 @@ def finetune_language_model(
     device: str,
     precision: Precision,
     micro_batch_size: int | None,
+    micro_batch_tokens: int | None = None,
     on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> None:
     """Train a causal language model in place to predict each next token of each text.
@@ -45,13 +47,14 @@ def finetune_language_model(
         device: of this replica.
         precision: of the forward pass; weights, gradients and losses are float32.
         micro_batch_size: texts a forward pass at most; None: all of this replica's share.
+        micro_batch_tokens: tokens a forward pass at most, padding included; None: no limit.
         on_progress: called as (step, number of steps, metrics) about a hundred times.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
     """
-    torch.nn.Module.to(model, device)
-    model.eval().requires_grad_(True)
+    model.requires_grad_(True)
+    autocast = place(model, replicas=replicas, device=device, precision=precision)
     parameters = list(model.parameters())
     matrices, others = decay_groups(model)
     optimizer = torch.optim.AdamW(
@@ -69,18 +72,24 @@ def finetune_language_model(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         num_targets = max(1, int((texts.lengths[update] - 1).sum()))
-        own = update[replicas.slice(len(update))]
+        cuts = cut_update(
+            update,
+            texts.lengths,
+            replicas,
+            max_rows=micro_batch_size,
+            max_tokens=micro_batch_tokens,
+        )
         optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=device)
-        for start in range(0, len(own), micro_batch_size or max(1, len(own))):
-            part = own[start : start + (micro_batch_size or len(own))]
-            ids_BT, mask_BT = collate(texts, part, device)
-            with autocast_to(device, precision):
+        for cut in cuts:
+            ids_BT, mask_BT = collate(texts, cut.rows_B, device)
+            with autocast:
                 summed = next_token_loss(model, ids_BT, mask_BT)
-            (summed / num_targets).backward()
-            loss += summed.detach() / num_targets
+            share = (summed if cut.weight else 0 * summed) / num_targets
+            share.backward()
+            loss += share.detach()
         replicas.sum_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        clip_gradients(parameters, MAX_GRAD_NORM, replicas)
         optimizer.step()
         if (step + 1) % interval == 0 or step + 1 == len(updates):
             value = float(replicas.sum(loss))

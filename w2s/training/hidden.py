@@ -15,8 +15,9 @@ from w2s.errors import UserError
 from w2s.models.classifier import Classifier, copy_backbone, fresh_head, is_causal
 from w2s.models.read_token import block_list
 from w2s.training.batching import TokenRows
-from w2s.training.loop import ProgressReport, autocast_to, over_rows
+from w2s.training.loop import ProgressReport, over_rows
 from w2s.training.parallel import Replicas
+from w2s.training.sharding import autocast_to
 
 
 def hidden_features(

@@ -13,11 +13,10 @@ N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +25,15 @@ from torch import Tensor, nn
 
 from w2s.losses.base import Batch, Loss
 from w2s.models.classifier import Classifier
-from w2s.training.batching import TokenRows, collate, plan_inference, plan_updates
+from w2s.training.batching import (
+    Cut,
+    TokenRows,
+    collate,
+    cut_update,
+    plan_inference,
+    plan_updates,
+    to_device,
+)
 from w2s.training.checkpointing import (
     Checkpoints,
     Moments,
@@ -40,8 +47,8 @@ from w2s.training.members import MemberWeights, Objective
 from w2s.training.memory import MicroBatch, release_memory
 from w2s.training.offsets import Plus, as_offsets
 from w2s.training.parallel import Replicas
+from w2s.training.sharding import Precision, clip_gradients, place
 
-Precision = Literal["fp32", "bf16"]
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
 ALONE = Replicas()
@@ -66,6 +73,7 @@ def finetune(
     device: str = "cpu",
     precision: Precision = "fp32",
     micro_batch_size: int | None = None,
+    micro_batch_tokens: int | None = None,
     on_progress: ProgressReport = lambda step, total, metrics: None,
     on_checkpoint: Callable[[int, int], None] = lambda step, num_steps: None,
     on_shrink: Callable[[int], None] = lambda micro_batch_size: None,
@@ -92,6 +100,7 @@ def finetune(
         device: of this replica.
         precision: of the forward pass; weights, gradients and losses are float32.
         micro_batch_size: rows a forward pass at most; None: all of this replica's share.
+        micro_batch_tokens: tokens a forward pass at most, padding included; None: no limit.
         on_progress: called as (step, number of steps, metrics) with each point of the curve.
         on_checkpoint: called as (steps taken, number of steps) after the steps at which the config
             wants a checkpoint; the classifier may be used, and must be left as it was.
@@ -122,7 +131,7 @@ def finetune(
             f"use at most {config.batch_size} workers"
         )
     # Dropout is off, so the model stays in evaluation mode while it trains.
-    classifier.to(device).eval()
+    autocast = place(classifier, replicas=replicas, device=device, precision=precision)
     parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(classifier, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -130,7 +139,7 @@ def finetune(
     weights = scaled_weights(weights_N, len(rows))
     objective = Objective(loss, members)
     offsets = as_offsets(offsets_NC, loss)
-    autocast = autocast_to(device, precision)
+    row_tokens = rows.row_lengths * rows.texts_per_row
     updates = plan_updates(
         rows.row_lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
@@ -149,29 +158,27 @@ def finetune(
     resumption = Resumption(checkpoints, parts, replicas, device)
     resumption.restore()
 
-    def forward(cuts: list[NDArray[np.int64]]) -> Tensor:
+    def forward(cuts: list[Cut]) -> Tensor:
         """Logits of the cuts, without gradient."""
         with torch.no_grad(), autocast:
-            return torch.cat([classifier(*collate(rows, cut, device)) for cut in cuts])
+            return torch.cat([classifier(*collate(rows, cut.rows_B, device)) for cut in cuts])
 
-    def learn(
-        cuts: list[NDArray[np.int64]], whole: _Whole | None, share: float, progress: float
-    ) -> list[_Pass]:
+    def learn(cuts: list[Cut], whole: _Whole | None, progress: float) -> list[_Pass]:
         """Gradients of all cuts, added up."""
         optimizer.zero_grad(set_to_none=True)
         objective.restart()
         passes = []
         for cut in cuts:
-            part = _part(rows, targets, cut, device, whole)
-            rows_B = torch.from_numpy(cut)
+            part = _part(rows, targets, cut.rows_B, device, whole)
+            rows_B = torch.from_numpy(cut.rows_B)
             # Weighted sums over the parts of the update, divided by all its rows, are its mean.
-            shares_B = weights[rows_B].to(device) * share
+            shares_B = to_device(weights[rows_B], device) * cut.weight
             with autocast:
                 model = classifier if offsets is None else Plus(classifier, offsets[rows_B])
                 output = objective(model, part, rows_B, shares_B, progress)
             total = (output.losses_B * shares_B).sum()
             total.backward()
-            passes.append(_Pass(total.detach(), output.metrics, len(cut) * share))
+            passes.append(_Pass(total.detach(), output.metrics, len(cut.rows_B) * cut.weight))
         return passes
 
     for step in range(done.steps, len(updates)):
@@ -180,28 +187,26 @@ def finetune(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
 
-        own = update[replicas.slice(len(update))]
-        # A replica for which the last, small update has no row counts one with weight 0: all send
-        # the same messages.
-        seen, share = (own, 1 / len(update)) if len(own) else (update[:1], 0.0)
-
         passes = None
         while passes is None:
-            cuts = micro.cut(seen)
+            cuts = cut_update(
+                update, row_tokens, replicas, max_rows=micro.size, max_tokens=micro_batch_tokens
+            )
             whole = None
             if loss.needs_whole_batch and (replicas.size > 1 or len(cuts) > 1):
                 local_BC = micro.attempt(partial(forward, cuts), len(update))
                 if local_BC is None:
                     continue
-                logits_NC = replicas.gather_rows(local_BC[: len(own)], len(update))
-                whole = _Whole(targets[update].to(device), logits_NC)
+                num_own = sum(len(cut.rows_B) for cut in cuts if cut.weight)
+                logits_NC = replicas.gather_rows(local_BC[:num_own], len(update))
+                whole = _Whole(to_device(targets[update], device), logits_NC)
             progress = step / len(updates)
-            passes = micro.attempt(partial(learn, cuts, whole, share, progress), len(update))
+            passes = micro.attempt(partial(learn, cuts, whole, progress), len(update))
         for each in passes:
             curve.add(each)
         replicas.sum_gradients(parameters)
         if config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            clip_gradients(parameters, config.max_grad_norm, replicas)
         optimizer.step()
         objective.step(step * config.epochs // len(updates), replicas)
         done.steps = step + 1
@@ -244,8 +249,7 @@ def predict(
     Returns:
         [N, C] natural log-probabilities in the order of the rows.
     """
-    classifier.to(device).eval()
-    autocast = autocast_to(device, precision)
+    autocast = place(classifier, replicas=replicas, device=device, precision=precision)
 
     def logprobs_of(input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         with autocast:
@@ -295,7 +299,8 @@ def over_rows(
     num_own = sum(len(batch) for batch in own)
     todo = own[::-1]
     done = 0
-    with torch.inference_mode():
+    # Tensors that are gathered for a pass are used again in training, which inference mode forbids.
+    with torch.no_grad() if replicas.sharded else torch.inference_mode():
         while todo:
             indices = todo.pop()
             try:
@@ -309,9 +314,11 @@ def over_rows(
                 release_memory(device)
                 todo += list(np.array_split(indices, 2))[::-1]
                 continue
-            results[torch.from_numpy(indices).to(device)] = found
+            results[to_device(torch.from_numpy(indices), device)] = found
             done += len(indices)
             on_progress(done, num_own, {})
+        if replicas.sharded and len(own) < math.ceil(len(batches) / replicas.size):
+            function(*collate(rows, batches[0][:1], device))  # the others make a pass
     return replicas.sum(results).cpu().numpy()
 
 
@@ -460,14 +467,8 @@ def _part(
     whole: _Whole | None,
 ) -> Batch:
     input_ids_BT, mask_BT = collate(rows, indices, device)
-    part = Batch(input_ids_BT, mask_BT, targets[torch.from_numpy(indices)].to(device))
+    targets_BC = to_device(targets[torch.from_numpy(indices)], device)
+    part = Batch(input_ids_BT, mask_BT, targets_BC)
     if whole is None:
         return part
     return replace(part, whole_targets_NC=whole.targets_NC, whole_logits_NC=whole.logits_NC)
-
-
-def autocast_to(device: str, precision: Precision) -> AbstractContextManager[object]:
-    """Context of forward passes of a precision."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

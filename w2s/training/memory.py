@@ -10,9 +10,7 @@ B rows of a part.
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from w2s.training.parallel import Replicas
 
@@ -41,11 +39,6 @@ class MicroBatch:
         self._replicas = replicas
         self._device = device
         self._on_shrink = on_shrink
-
-    def cut(self, indices_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Row numbers in parts of this size."""
-        size = self.size or len(indices_N)
-        return [indices_N[start : start + size] for start in range(0, len(indices_N), size)]
 
     def attempt(self, work: Callable[[], T], num_rows: int) -> T | None:
         """Do something with an update; None: there was no memory, `size` is smaller now.

@@ -1,9 +1,9 @@
 """Weights, gradients and optimizer state shared out over a gang (FSDP2), or whole on each worker.
 
 A loop calls `place` once, and what needs to know how the weights lie is here: `clip_gradients`,
-`own_tensors` and `restore` for the best checkpoint, `whole` and `laid_out_like` for what is saved
-and loaded. On a single worker, and with replicas that each hold the whole model, they do what torch
-does.
+`full_state` and `load_full_state` for the best checkpoint and for weights that are kept, `whole`
+and `laid_out_like` for a tensor of them. On a single worker, and with replicas that each hold the
+whole model, they do what torch does.
 
 Blocks are shared out one by one, the rest of the backbone together. The head of a classifier stays
 whole on every worker: it is small, computes in float32, and may have a hook on its gradient.
@@ -73,35 +73,21 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, replicas
     torch._foreach_mul_([*parts, *entire], (max_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0))
 
 
-def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU of what is trained; of a shared-out tensor, this replica's part."""
-    return {name: _local(value).to("cpu", copy=True) for name, value in trained(model)}
-
-
-def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `own_tensors` returned back in place."""
-    with torch.no_grad():
-        for name, value in trained(model):
-            _local(value).copy_(tensors[name])
-
-
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and parameters that require a gradient."""
     return (pair for pair in model.named_parameters() if pair[1].requires_grad)
 
 
-def full_state(model: nn.Module, replicas: Replicas) -> dict[str, Tensor]:
-    """Whole copies on the CPU of what is trained, for who saves it; all replicas call this.
+def full_state(model: nn.Module) -> dict[str, Tensor]:
+    """Whole copies on the CPU of what is trained, by name; all replicas ask together."""
+    return {name: whole(value) for name, value in trained(model)}
 
-    Returns:
-        By name on the first replica; on the others nothing.
-    """
-    state = ((name, whole(value)) for name, value in trained(model))
-    if replicas.rank == 0:
-        return dict(state)
-    for _ in state:
-        pass
-    return {}
+
+def load_full_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put what `full_state` returned back in place."""
+    with torch.no_grad():
+        for name, value in trained(model):
+            value.copy_(laid_out_like(state[name], value))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -143,11 +129,6 @@ def _share_out(model: nn.Module, device: str, precision: Precision) -> None:
             # Loops divide by the rows of the whole update: gradients are sums over replicas.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _sum_of_squares(tensors: list[Tensor]) -> Tensor:

@@ -15,10 +15,10 @@ from w2s.losses.evidential import Evidential
 from w2s.losses.kl import KL
 from w2s.losses.xent import Xent
 from w2s.training.config import ProbeConfig
-from w2s.training.loop import autocast_to
 from w2s.training.members import MemberWeights, Objective
 from w2s.training.parallel import Replicas
 from w2s.training.probing import fit_probe, probe_logprobs
+from w2s.training.sharding import autocast_to
 from w2s.weightings.dynamic import Dynamic
 from w2s.weightings.fixed import Fixed
 from w2s.weightings.learned import Learned
