@@ -1,15 +1,23 @@
 """Where the stages and the served models of a sweep run, on the cluster there is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from serving.backends.base import Backend
 from serving.models import Placement, ServedModel, check_servable
+from sweeps.admission import Unit, fits
 from sweeps.config import Runtime
 from sweeps.plan import Planner
-from sweeps.resources import Execution, GangShape, Resources
+from sweeps.resources import Execution, GangShape, Resources, words
+from sweeps.servable import served_key, served_name
+from w2s.errors import UserError
 from w2s.models.source import PretrainedModel
+from w2s.stages.base import Stage
+from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model, model_key
+from w2s.types import Acceleration
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,12 @@ def execution(
         shape=shape,
         max_gangs=train.max_gangs,
         micro_batch_size=train.micro_batch_size,
+        acceleration=Acceleration(
+            micro_batch_tokens=train.micro_batch_tokens,
+            compile=train.compile,
+            activation_checkpointing=train.activation_checkpointing,
+        ),
+        sharding=train.sharding,
         placement=served.default,
         placements=served.by_key,
         remote=remote or {},
@@ -84,6 +98,64 @@ def check_servable_models(runtime: Runtime, models: Mapping[str, Model]) -> None
             if "num_gpus" not in placement.model_fields_set:
                 placement = placement.model_copy(update={"num_gpus": 1.0})
             check_servable(ServedModel(name="rung", path=model.path), placement)
+
+
+def unit_of(model: Stage | BaseModel, execution: Execution) -> Unit:
+    """What a served model reserves: all replicas that it may ever have.
+
+    Args:
+        model: a base model, or a finetuned classifier.
+        execution: where and how it runs.
+    """
+    base = model_key(model.model) if isinstance(model, Finetune) else served_key(model)
+    placement = execution.placement_of(base)
+    return Unit(served_key(model), placement.most_replicas, placement.per_replica)
+
+
+def check_models_fit(
+    stages: Iterable[Stage], execution: Execution, nodes: Sequence[Resources]
+) -> None:
+    """Refuse stages whose served models the cluster could never hold at the same time.
+
+    Args:
+        stages: all that may run.
+        execution: where and how models are served.
+        nodes: total resources of each node, busy or not.
+
+    Raises:
+        UserError: the models of a stage do not fit on the empty cluster.
+    """
+    checked: set[frozenset[str]] = set()
+    for stage in stages:
+        models = [m for m in stage.served_models if served_key(m) not in execution.remote]
+        units = {unit.key: unit for unit in (unit_of(model, execution) for model in models)}
+        if units.keys() in checked:
+            continue
+        checked.add(frozenset(units))
+        if not fits(nodes, (), [unit.group for unit in units.values()]):
+            raise UserError(_too_large(stage, models, execution, nodes))
+
+
+def _too_large(
+    stage: Stage,
+    models: Sequence[Stage | BaseModel],
+    execution: Execution,
+    nodes: Sequence[Resources],
+) -> str:
+    asked = []
+    for model in models:
+        unit = unit_of(model, execution)
+        each = " and ".join(f"{need:g} {name}" for name, need in unit.per_replica.items())
+        replicas = "replica" if unit.count == 1 else "replicas"
+        asked.append(f"{served_name(model)}: {unit.count} {replicas} with {each or 'nothing'} each")
+    several = len(models) > 1
+    return (
+        f"stage {stage.name} needs {'its models' if several else 'a model'} served "
+        f"({'; '.join(asked)}), which this cluster can never hold{' together' * several}; "
+        f"its {len(nodes)} node(s) have: {words(nodes)}; each replica must fit on one node: ask "
+        "for fewer replicas, a smaller tensor_parallel, or num_cpus or num_gpus per replica in "
+        "runtime.serve or runtime.serve_models, or join a larger cluster"
+    )
 
 
 def has_gpus(nodes: Sequence[Resources]) -> bool:

@@ -17,7 +17,7 @@ from serving.client import RequestPolicy
 from serving.models import Placement
 from w2s.errors import UserError
 from w2s.spec import Spec
-from w2s.stages.base import Stage
+from w2s.types import Acceleration
 
 Resources = Mapping[str, float]
 
@@ -83,15 +83,20 @@ def check_fits(shape: GangShape, nodes: Sequence[Resources]) -> None:
     """
     if slots(shape, nodes) > 0:
         return
-    found = "; ".join(
-        ", ".join(f"{node.get(name, 0.0):g} {name}" for name in ("CPU", "GPU")) for node in nodes
-    )
     asked = " and ".join(f"{need:g} {name}" for name, need in shape.per_worker.items())
     raise UserError(
         f"training asks for {shape.num_workers} worker(s) with {asked} each, which this cluster "
-        f"can never give; its {len(nodes)} node(s) have: {found or 'nothing'}; ask for fewer "
+        f"can never give; its {len(nodes)} node(s) have: {words(nodes)}; ask for fewer "
         "workers or less per worker, or join a larger cluster"
     )
+
+
+def words(nodes: Sequence[Resources]) -> str:
+    """What nodes have, for messages: `4 CPU, 1 GPU; 4 CPU, 0 GPU`."""
+    each = (
+        ", ".join(f"{node.get(name, 0.0):g} {name}" for name in ("CPU", "GPU")) for node in nodes
+    )
+    return "; ".join(each) or "nothing"
 
 
 def left_over(
@@ -128,6 +133,10 @@ class Execution:
     """Autocast precision of training; None: bf16 on a GPU, fp32 on the CPU."""
     micro_batch_size: int | None = None
     """Examples a forward pass at most; None: the whole update."""
+    acceleration: Acceleration = field(default_factory=Acceleration)
+    """How training computes its passes."""
+    sharding: Literal["replicate", "shard"] = "replicate"
+    """Whether the workers of a gang hold the whole model each, or a part of it."""
     backend: Backend | None = None
     """What serves models; None: vLLM on the Ray cluster."""
     remote: Mapping[str, Backend] = field(default_factory=dict)
@@ -158,7 +167,3 @@ class Execution:
     def placement_of(self, base: str) -> Placement:
         """Where and how a model of this base runs."""
         return self.placements.get(base, self.placement)
-
-    def shape_of(self, stage: Stage) -> GangShape:
-        """The gang that a stage of the `train` lane needs."""
-        return self.shape

@@ -40,6 +40,11 @@ class Servable:
         return self.model.name if self.adapter is None else self.adapter.name
 
 
+def served_name(model: Stage | BaseModel) -> str:
+    """Name of a base model's replicas; those of finetuned teachers are called after their base."""
+    return _name(getattr(model, "name", "model"), served_key(model))
+
+
 def served_key(model: Stage | BaseModel) -> str:
     """Key under which a stage finds the client of a model."""
     return model.key if isinstance(model, Stage) else digest(model)

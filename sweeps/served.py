@@ -1,15 +1,15 @@
-"""Served models: up when the first stage needs them, shared, gone when nobody does.
+"""Served models: brought up once, shared by all that name them, taken down when told.
 
-`ServedModels` keeps them in one event loop: `want` says which models stages to come will need, so
-that they start early; `lease` hands out clients while a stage runs and waits for what is still
-starting. `ServeHost` is the Ray actor around it, which runs the stages of the `serve` lane as
-coroutines beside each other.
+`ServedModels` keeps them in one event loop: it hands out clients or endpoints, and waits for what
+is still starting. `ServeHost` is the Ray actor around it: the broker (`sweeps.serve_pool`) tells it
+which models to bring up and take down, and which stages of the `serve` lane to run, as coroutines
+beside each other.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from serving.backends.base import Backend
 from serving.client import CompletionClient
+from serving.errors import DeploymentFailed
 from serving.models import Endpoint
 from sweeps.resources import Execution
 from sweeps.servable import Servable, servable, served_key
@@ -27,7 +28,8 @@ from w2s.stages.base import Stage
 
 log = logging.getLogger(__name__)
 
-CHECK_INTERVAL_S = 1.0
+START_GRACE_S = 30.0
+"""Time beyond a placement's own after which a start that hangs counts as failed."""
 
 
 @dataclass(slots=True)
@@ -38,9 +40,8 @@ class _Entry:
     endpoint: "asyncio.Task[Endpoint]"
     clients: dict[str, CompletionClient] = field(default_factory=dict)
     """By the name that requests go to: that of the model or of an adapter."""
-    users: int = 0
-    """Stages that use it now."""
-    idle_since: float = 0.0
+    is_doubted: bool = False
+    """A request to it failed, so it may be gone."""
 
 
 class ServedModels:
@@ -54,24 +55,33 @@ class ServedModels:
         self._backend = backend
         self._execution = execution
         self._entries: dict[str, _Entry] = {}
-        self._wanted: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Models that are up or starting; those behind a URL take no room and are not told."""
-        return tuple(entry.served.model.name for entry in self._local())
+        """Models that are up or starting."""
+        return tuple(self._entries)
 
-    @property
-    def taken(self) -> list[tuple[int, dict[str, float]]]:
-        """For each model that is up or starting, its replicas at most and what each reserves."""
-        placements = [self._execution.placement_of(entry.served.base) for entry in self._local()]
-        return [(p.most_replicas, p.per_replica) for p in placements if p.per_replica]
+    async def bring_up(self, served: Servable) -> None:
+        """Return when a model is up.
 
-    def want(self, models: Mapping[str, Servable]) -> None:
-        """Start these models if they are not up; others may go when unused."""
-        self._wanted = frozenset(served.model.name for served in models.values())
-        for served in _together(models.values()):
-            self._entry(served)
+        Raises:
+            ServingError: it does not start; the next attempt tries again.
+        """
+        async with self.endpoints({served.name: served}):
+            pass
+
+    async def take_down(self, name: str) -> None:
+        """Remove a model that nobody uses, once it is up if it is starting; not there: nothing."""
+        if entry := self._entries.get(name):
+            await self._remove(entry)
+
+    def doubt(self, models: Mapping[str, Servable]) -> None:
+        """A request to one of these failed for good: whether they are up is asked again."""
+        for served in models.values():
+            name = served.model.name
+            entry = self._entries.get(name)
+            if entry is not None and entry.served.base not in self._execution.remote:
+                entry.is_doubted = True
 
     @asynccontextmanager
     async def lease(
@@ -101,34 +111,18 @@ class ServedModels:
             ServingError: a model does not start; the next attempt tries again.
         """
         entries = {served.model.name: self._entry(served) for served in _together(models.values())}
-        for entry in entries.values():
-            entry.users += 1
-        try:
-            for name, entry in entries.items():
-                try:
-                    await asyncio.shield(entry.endpoint)
-                except Exception:
-                    if self._entries.get(name) is entry:
-                        del self._entries[name]
-                    raise
-            found = {}
-            for key, served in models.items():
-                endpoint = entries[served.model.name].endpoint.result()
-                found[key] = endpoint.through(served.adapter) if served.adapter else endpoint
-            yield found
-        finally:
-            for entry in entries.values():
-                entry.users -= 1
-                entry.idle_since = time.monotonic()
-
-    async def remove_idle(self, idle_s: float) -> None:
-        """Take down what nobody uses or wants and nobody used for a while."""
-        now = time.monotonic()
-        # The limits a minute of a model behind a URL live in its client.
-        for entry in self._local():
-            unused = not entry.users and entry.served.model.name not in self._wanted
-            if unused and entry.endpoint.done() and now - entry.idle_since >= idle_s:
-                await self._remove(entry)
+        for name, entry in entries.items():
+            try:
+                await asyncio.shield(entry.endpoint)
+            except Exception:
+                if self._entries.get(name) is entry:
+                    del self._entries[name]
+                raise
+        found = {}
+        for key, served in models.items():
+            endpoint = entries[served.model.name].endpoint.result()
+            found[key] = endpoint.through(served.adapter) if served.adapter else endpoint
+        yield found
 
     async def close(self) -> None:
         """Take everything down; what is still starting goes when it is up."""
@@ -149,18 +143,20 @@ class ServedModels:
         ) as error:  # a model that did not start needs no removal; its stages said why
             log.warning("model=%s: %s", name, error)
 
-    def _local(self) -> list[_Entry]:
-        """The entries that take room on the cluster."""
-        remote = self._execution.remote
-        return [entry for entry in self._entries.values() if entry.served.base not in remote]
-
     def _entry(self, served: Servable) -> _Entry:
         name = served.model.name
-        if name not in self._entries:
-            task = asyncio.ensure_future(self._deploy(served))
-            task.add_done_callback(_consume)
-            self._entries[name] = _Entry(served, task, idle_since=time.monotonic())
-        return self._entries[name]
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = _Entry(served, self._deployment(served))
+        elif entry.is_doubted and entry.endpoint.done():
+            # To deploy what is up does nothing.
+            entry.endpoint, entry.is_doubted = self._deployment(entry.served), False
+        return entry
+
+    def _deployment(self, served: Servable) -> "asyncio.Task[Endpoint]":
+        task = asyncio.ensure_future(self._deploy(served))
+        task.add_done_callback(_consume)
+        return task
 
     def _backend_of(self, served: Servable) -> Backend:
         return self._execution.remote.get(served.base, self._backend)
@@ -169,9 +165,24 @@ class ServedModels:
         started = time.monotonic()
         placement = self._execution.placement_of(served.base)
         backend = self._backend_of(served)
-        endpoint = await asyncio.to_thread(backend.deploy, served.model, placement)
+        deployed = asyncio.ensure_future(asyncio.to_thread(backend.deploy, served.model, placement))
+        patience_s = placement.start_timeout_s + START_GRACE_S
+        try:
+            endpoint = await asyncio.wait_for(asyncio.shield(deployed), patience_s)
+        except TimeoutError as error:
+            deployed.add_done_callback(lambda done: self._remove_late(backend, done))
+            raise DeploymentFailed(
+                f"model {served.model.name!r} is not up after {patience_s:g} s, and its start "
+                "cannot be stopped; it is removed as soon as it answers"
+            ) from error
         log.info("model=%s up after %.1f s", served.model.name, time.monotonic() - started)
         return endpoint
+
+    @staticmethod
+    def _remove_late(backend: Backend, deployed: "asyncio.Future[Endpoint]") -> None:
+        """A model that nobody waits for any more came up after all."""
+        if not deployed.cancelled() and deployed.exception() is None:
+            asyncio.get_running_loop().run_in_executor(None, backend.remove, deployed.result())
 
 
 def _together(models: Iterable[Servable]) -> list[Servable]:
@@ -194,25 +205,21 @@ def _consume(task: "asyncio.Task[Endpoint]") -> None:
 
 
 class ServeHost:
-    """Runs stages of the `serve` lane; an actor of one event loop."""
+    """Serves models and runs stages of the `serve` lane; an actor of one event loop."""
 
-    def __init__(self, broker: Any, execution: Execution) -> None:
-        """Args: broker: gets progress. execution: store, backend and patience."""
+    def __init__(self, broker: Any, owner: str) -> None:
+        """Args: broker: gets progress. owner: of the models; see `Backend.clear`."""
         self._broker = broker
-        self._execution = execution
-        self._store = ArtifactStore(execution.store)
-        backend = execution.backend
-        if backend is None:
-            from serving.backends.vllm import Vllm
-
-            backend = Vllm()
-        self.models = ServedModels(backend, execution)
+        self._owner = owner
+        self._desks: list[_Desk] = []
         self._running: dict[str, asyncio.Task[Outcome]] = {}
-        self._keeper: asyncio.Task[None] | None = None
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._names: dict[str, str] = {}
+        """By key of the model, what its replicas are called."""
 
-    async def run(self, stage: Stage) -> Outcome:
-        """Run a stage once its models are up."""
-        task = asyncio.ensure_future(self._run(stage))
+    async def run(self, stage: Stage, execution: Execution) -> Outcome:
+        """Run a stage whose models are up."""
+        task = asyncio.ensure_future(self._run(stage, execution))
         self._running[stage.key] = task
         try:
             return await task
@@ -226,51 +233,89 @@ class ServeHost:
         if task := self._running.get(key):
             task.cancel()
 
-    async def want(self, models: Sequence[Stage | BaseModel]) -> None:
-        """Say which models stages to come will need."""
-        if self._keeper is None:
-            self._keeper = asyncio.ensure_future(self._keep())
-        wanted = {}
-        for model in models:
-            try:
-                wanted[served_key(model)] = await self._servable(model)
-            except Exception as error:  # the stage that needs it will fail with this error
-                log.warning("cannot serve %s: %s", model, error)
-        self.models.want(wanted)
+    async def bring_up(self, model: Stage | BaseModel, execution: Execution) -> None:
+        """Return when a model is up.
 
-    async def state(self) -> tuple[tuple[str, ...], list[tuple[int, dict[str, float]]]]:
-        """Models that are up or starting, and what they reserve; see `ServedModels`."""
-        return self.models.names, self.models.taken
+        Raises:
+            ServingError: it does not start.
+            StoreError: its weights are missing or damaged.
+        """
+        key = served_key(model)
+        task = asyncio.ensure_future(self._bring_up(model, execution))
+        self._starting[key] = task
+        try:
+            await task
+        finally:
+            del self._starting[key]
 
-    async def make_room(self) -> None:
-        """Remove unused models at once: training waits for what they hold."""
-        await self.models.remove_idle(0.0)
+    async def take_down(self, key: str) -> None:
+        """Return when a model is gone; one that is starting comes up first."""
+        if task := self._starting.get(key):
+            await asyncio.wait([task])
+        if name := self._names.pop(key, None):
+            for desk in self._desks:
+                await desk.models.take_down(name)
 
     async def close(self) -> None:
         """Stop stages and take models down."""
-        if self._keeper is not None:
-            self._keeper.cancel()
         for task in self._running.values():
             task.cancel()
-        await self.models.close()
+        await asyncio.gather(*(desk.models.close() for desk in self._desks))
 
-    async def _run(self, stage: Stage) -> Outcome:
+    async def _bring_up(self, model: Stage | BaseModel, execution: Execution) -> None:
+        desk = await self._desk(execution)
+        served = await desk.servable(model)
+        self._names[served_key(model)] = served.model.name
+        await desk.models.bring_up(served)
+
+    async def _run(self, stage: Stage, execution: Execution) -> Outcome:
         try:
+            desk = await self._desk(execution)
             models = {
-                served_key(model): await self._servable(model) for model in stage.served_models
+                served_key(model): await desk.servable(model) for model in stage.served_models
             }
-            async with self.models.lease(models) as clients:
-                conditions = Conditions(clients=clients)
+            async with desk.models.lease(models) as clients:
+                conditions = Conditions(clients=clients, timeout_s=execution.stage_timeout_s)
                 report = forward_progress(self._broker, stage.key)
-                return await run_serve_stage(stage, self._store, conditions, report)
+                outcome = await run_serve_stage(stage, desk.store, conditions, report)
+            if outcome.record is None:
+                desk.models.doubt(models)
+            return outcome
         except Exception as error:
             return failed(stage, error)
 
-    async def _servable(self, model: Stage | BaseModel) -> Servable:
-        """Look a model up in the store, which may have to be fetched first."""
-        return await asyncio.to_thread(servable, model, self._store, self._execution.placement_of)
+    async def _desk(self, execution: Execution) -> "_Desk":
+        desk = next((desk for desk in self._desks if desk.execution == execution), None)
+        if desk is None:
+            backend = execution.backend or _vllm(self._owner)
+            like = next((desk for desk in self._desks if desk.backend == backend), None)
+            clearing = like.clearing if like else asyncio.to_thread(backend.clear)
+            desk = _Desk(execution, backend, asyncio.ensure_future(clearing))
+            self._desks.append(desk)
+        await asyncio.shield(desk.clearing)
+        return desk
 
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
-            await self.models.remove_idle(self._execution.model_idle_s)
+
+class _Desk:
+    """What the stages of one execution have in common."""
+
+    def __init__(
+        self, execution: Execution, backend: Backend, clearing: "asyncio.Future[None]"
+    ) -> None:
+        self.execution = execution
+        self.backend = backend
+        self.clearing = clearing
+        """Done when nothing is left of what a dead host of the same owner had brought up."""
+        self.store = ArtifactStore(execution.store)
+        self.models = ServedModels(backend, execution)
+
+    async def servable(self, model: Stage | BaseModel) -> Servable:
+        """Look a model up in the store, which may have to be fetched first."""
+        placement_of = self.execution.placement_of
+        return await asyncio.to_thread(servable, model, self.store, placement_of)
+
+
+def _vllm(owner: str) -> Backend:
+    from serving.backends.vllm import Vllm
+
+    return Vllm(owner=owner)

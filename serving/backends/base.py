@@ -48,6 +48,9 @@ class Backend(ServingSpec, frozen=True):
         """Take a model down; returns when its processes are gone."""
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Take down what a process that died had brought up under the same settings."""
+
     @contextmanager
     def serve(
         self, models: Sequence[ServedModel], placement: Placement

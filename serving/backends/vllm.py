@@ -38,6 +38,8 @@ from serving.models import Adapter, Endpoint, Placement, ServedModel, check_serv
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+log = logging.getLogger(__name__)
+
 HOST = "127.0.0.1"
 POLL_S = 0.25
 FREE_PORTS = range(20_000, 32_000)
@@ -65,6 +67,8 @@ class Vllm(Backend, frozen=True):
     kind: Literal["vllm"] = "vllm"
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port on the loopback; 0 takes a free one. A Serve instance that runs keeps its own."""
+    owner: str = Field(default="", pattern=r"^[A-Za-z0-9]*$")
+    """Keeps the models of several owners on one cluster apart; `clear` removes this one's."""
 
     def deploy_all(
         self, models: Sequence[ServedModel], placement: Placement
@@ -83,12 +87,12 @@ class Vllm(Backend, frozen=True):
             endpoints[model.name] = endpoint = Endpoint(
                 model=model.name,
                 digest=model.digest,
-                base_url=f"{root_url}/{model.name}/v1",
-                app=f"llm-{model.name}",
+                base_url=f"{root_url}{self._route(model)}/v1",
+                app=f"{self._apps}{model.name}",
                 deployment=model.name,
                 task=model.task,
             )
-            _start_app(endpoint.app, model, placement)
+            _start_app(endpoint.app, self._route(model), model, placement)
         for model in models:
             _wait_until_running(model, endpoints[model.name].app, placement.start_timeout_s)
         return endpoints
@@ -125,6 +129,26 @@ class Vllm(Backend, frozen=True):
 
         if ray.is_initialized() and _app_status(endpoint.app)[0] is not None:
             serve.delete(endpoint.app)
+
+    def clear(self) -> None:
+        """Delete all apps of this owner; see `Backend.clear`."""
+        from ray import serve
+        from ray.serve.context import _get_global_client
+
+        if not self.owner or _get_global_client(raise_if_no_controller_running=False) is None:
+            return
+        for app in serve.status().applications:
+            if app.startswith(self._apps):
+                log.warning("app=%s was left by a process that died; it is removed", app)
+                serve.delete(app)
+
+    @property
+    def _apps(self) -> str:
+        """What the names of this owner's apps begin with."""
+        return f"llm-{self.owner}-" if self.owner else "llm-"
+
+    def _route(self, model: ServedModel) -> str:
+        return f"/{self.owner}/{model.name}" if self.owner else f"/{model.name}"
 
 
 class HandleTransport:
@@ -271,7 +295,7 @@ def _app_status(app: str) -> tuple[str | None, str]:
     return found.status.value, replicas or found.message
 
 
-def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
+def _start_app(app: str, route: str, model: ServedModel, placement: Placement) -> None:
     """Start the app of a model unless it is there."""
     from ray import serve
 
@@ -279,7 +303,7 @@ def _start_app(app: str, model: ServedModel, placement: Placement) -> None:
         if _app_status(app)[0] in ("RUNNING", "DEPLOYING"):
             return
         target = serve.RunTarget(
-            target=_build_app(model, placement), name=app, route_prefix=f"/{model.name}"
+            target=_build_app(model, placement), name=app, route_prefix=route
         )
         serve.run_many(
             [target],
