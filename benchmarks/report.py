@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sweeps import report
+from sweeps.pooled import pooled_rows
 from sweeps.results import (
     RungSummary,
     SeedKeys,
@@ -22,7 +23,6 @@ from sweeps.results import (
     SweepSummary,
     TaskSummary,
     TrialResult,
-    pooled_rows,
 )
 from w2s import statistics
 

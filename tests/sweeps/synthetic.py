@@ -4,6 +4,13 @@ import numpy as np
 import pandas as pd
 
 from sweeps.events import CurvePoint, StageRecord
+from sweeps.pooled import (
+    difficulties,
+    pooled_checkpoints,
+    pooled_curves,
+    pooled_oversight,
+    pooled_rows,
+)
 from sweeps.results import (
     RungSummary,
     SeedKeys,
@@ -15,11 +22,6 @@ from sweeps.results import (
     TranscriptExample,
     Transcripts,
     TrialResult,
-    difficulties,
-    pooled_checkpoints,
-    pooled_curves,
-    pooled_oversight,
-    pooled_rows,
 )
 from w2s.spec import digest
 from w2s.stages.checkpoints import Checkpoint, ComparedCheckpoints

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from sweeps import collect
-from sweeps.results import SeedKeys, TrialResult, pooled_oversight
+from sweeps.pooled import pooled_oversight
+from sweeps.results import SeedKeys, TrialResult
 from tests.w2s.stages.given import MODEL, Artifacts, Given
 from w2s.stages.models import model_key
 from w2s.stages.oversight import Oversight

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sweeps.results import (
-    TRIALS_FILE,
-    SweepResults,
+from sweeps.pooled import (
     difficulties,
     pooled_checkpoints,
     pooled_curves,
@@ -15,6 +13,7 @@ from sweeps.results import (
     pooled_oversight,
     pooled_rows,
 )
+from sweeps.results import TRIALS_FILE, SweepResults
 from tests.sweeps import synthetic
 from w2s.errors import UserError
 from w2s.stages.checkpoints import Checkpoint, ComparedCheckpoints

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sweeps.pooled import pooled_generations
 from sweeps.report.generations import generations_table
 from sweeps.report.load import Board
-from sweeps.results import SweepResults, pooled_generations
+from sweeps.results import SweepResults
 from tests.sweeps import synthetic
 from w2s.stages.recursion import Generation
 

@@ -6,17 +6,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from sweeps.pooled import difficulties, pooled_checkpoints, pooled_rows
 from sweeps.report import scoring, tables
 from sweeps.report.load import Board
 from sweeps.report.scoring import arms, contrasts, scalings, score
-from sweeps.results import (
-    SeedKeys,
-    SweepResults,
-    TrialResult,
-    difficulties,
-    pooled_checkpoints,
-    pooled_rows,
-)
+from sweeps.results import SeedKeys, SweepResults, TrialResult
 from tests.sweeps import synthetic
 from w2s.stages.checkpoints import CHOICES, Checkpoint, ComparedCheckpoints
 from w2s.statistics import Estimate
