@@ -16,6 +16,15 @@ import pandas as pd
 from sweeps.book import TrialBook
 from sweeps.events import StageEvent
 from sweeps.plan import TRAININGS, Planner
+from sweeps.pooled import (
+    difficulties,
+    pooled_checkpoints,
+    pooled_curves,
+    pooled_generations,
+    pooled_oversight,
+    pooled_rows,
+)
+from sweeps.records import PACKAGES
 from sweeps.results import (
     RungSummary,
     Speech,
@@ -26,14 +35,8 @@ from sweeps.results import (
     TranscriptExample,
     Transcripts,
     TrialResult,
-    difficulties,
-    pooled_checkpoints,
-    pooled_curves,
-    pooled_generations,
-    pooled_oversight,
-    pooled_rows,
 )
-from sweeps.store import PACKAGES, ArtifactStore
+from sweeps.store import ArtifactStore
 from w2s.models.source import PretrainedModel, num_parameters
 from w2s.spec import digest
 from w2s.stages.base import closure

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from serving.errors import BudgetSpent
 from sweeps.events import CurvePoint, StageRecord
-from sweeps.store import ArtifactStore, thinned
+from sweeps.records import thinned
+from sweeps.store import ArtifactStore
 from w2s.errors import W2SError
 from w2s.stages.base import Stage, StageContext
 

@@ -6,6 +6,7 @@
     ├── UnusableCheckpoint   the checkpoint of a stage does not fit its training
     ├── StageFailed          a stage failed; has key and cause, reaches every waiter
     └── StoreError           the artifact store cannot be read or written
+        └── DamagedArtifact  an artifact is not what was stored; has key and kind
 
 All of them pickle, because they cross Ray processes. The command line turns `UserError` and
 `StoreError` into one message and exit code 2.
@@ -46,3 +47,26 @@ class StageFailed(W2SError):
 
 class StoreError(W2SError):
     """The artifact store cannot be read or written."""
+
+
+class DamagedArtifact(StoreError):
+    """An artifact is missing, or is not what was stored; it is never read."""
+
+    def __init__(self, key: str, kind: str, name: str, problem: str, location: str) -> None:
+        super().__init__(key, kind, name, problem, location)
+        self.key = key
+        """Key of its stage (16 hex digits)."""
+        self.kind = kind
+        """Kind of its stage."""
+        self.name = name
+        """Readable name of its stage."""
+        self.problem = problem
+        """What is wrong with it."""
+        self.location = location
+        """Its folder or URL."""
+
+    def __str__(self) -> str:
+        return (
+            f"the artifact of stage {self.name} ({self.key}) is damaged: {self.problem} in "
+            f"{self.location}; `w2s run` makes it again, `w2s store verify` checks the others"
+        )

@@ -26,7 +26,7 @@ def test_error_becomes_an_outcome_and_nothing_is_stored(store: ArtifactStore) ->
 
 def test_missing_input_is_the_cause(store: ArtifactStore) -> None:
     outcome = run_stage(Sum(inputs_=(Number(value=9),), tag="a"), store)
-    assert outcome.cause.startswith("StoreError: the store")
+    assert outcome.cause.startswith("DamagedArtifact: the artifact of stage number 9")
     assert "number 9" in outcome.cause
 
 
