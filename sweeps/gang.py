@@ -3,17 +3,17 @@
 A worker calls `serve_stages`: it joins its gang, then asks for the next order again and again,
 handing in what came of the last (`Order`, `Outcome`). All workers of a gang get the same orders;
 nothing is broadcast between them, so one that fails alone is seen here: the others, caught in a
-collective, do not hand in, and the group is restarted.
+collective, do not hand in, and the gang is ended. A gang of which a worker dies ends too: a new one
+starts, and its stage runs again.
 
-`GangPool` lives in the broker's event loop. It starts gangs in threads that wait in `run_gang`, as
-many as the cluster holds and the queue can use, gives idle ones the most urgent stage, and ends
-them when nothing is left that they could run. When Ray Train restarts a group, its workers join
-under a new name and the stage they held goes back to the queue.
+`GangPool` lives in the broker's event loop; there is one for each `Execution`. It starts gangs in
+threads that wait in `run_gang`, as many as the cluster holds and the queue can use, gives idle ones
+the most urgent stage, and ends them when nothing is left that they could run.
 """
 
 import asyncio
-import itertools
 import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,7 @@ import ray
 
 from sweeps.admission import GangUse
 from sweeps.board import Board
+from sweeps.nodes import Node
 from sweeps.resources import (
     Execution,
     GangShape,
@@ -36,26 +37,27 @@ from sweeps.resources import (
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, run_stage
 from w2s.stages.base import Stage
-from w2s.training.distributed import Member, run_gang
+from w2s.training.distributed import Member, found_no_room, run_gang
 
 log = logging.getLogger(__name__)
 
 PARTNER_GRACE_S = 20.0
 """Time the other workers have to hand in after one failed, before they count as stuck."""
 MAX_FAILED_STARTS = 3
-"""Gangs in a row that end without having run anything, before training is given up."""
+"""Gangs in a row that end without having run anything, before training is given up. One that found
+no room does not count: it waits for its turn."""
 WARM_OBJECTS = 2
 """Objects that stages may leave in a worker's memory: base models, as a rule."""
 
 
 class GangBroken(Exception):
-    """A worker failed alone; raised on the others so that Ray Train restarts the group."""
+    """A worker failed alone; raised on those that are not stuck, so that the gang ends."""
 
 
 class Order(NamedTuple):
     """What a worker shall do next."""
 
-    action: Literal["run", "stop", "restart"]
+    action: Literal["run", "stop", "break"]
     number: int = 0
     """Counts the stages of a gang from 1."""
     stage: Stage | None = None
@@ -75,15 +77,17 @@ def serve_stages(member: Member, broker: Any, gang: int, execution: Execution) -
         precision=execution.precision or ("bf16" if on_gpu else "fp32"),
         micro_batch_size=execution.micro_batch_size,
         acceleration=execution.acceleration,
+        checkpoint_s=execution.checkpoint_s,
+        timeout_s=execution.stage_timeout_s,
     )
     rank = member.replicas.rank
     order: Any = Order("run")
     outcome = None
     while True:
-        order = ray.get(broker.next_order.remote(gang, member.group, rank, order.number, outcome))
+        order = ray.get(broker.next_order.remote(gang, rank, order.number, outcome))
         if order.action == "stop":
             return
-        if order.action == "restart":
+        if order.action == "break":
             raise GangBroken("another worker failed alone")
         assert order.stage is not None
         report = ProgressReport(broker, order.stage.key) if rank == 0 else _no_report
@@ -123,10 +127,28 @@ class Ticket:
 
     number: int
     stage: Stage
-    handed_in: set[int] = field(default_factory=set)
-    """Ranks that are through with it."""
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    """What ranks that are through with it handed in."""
     failed_at: float | None = None
     """Time of the first failure."""
+    settled: bool = False
+    """Whether the board knows what came of it."""
+
+    def verdict(self) -> Outcome | None:
+        """What came of it as far as it is known: the artifact, or the error that says the most.
+
+        An error that may go away, such as a lost connection, is often but the echo of another
+        worker's error or death.
+        """
+        return min(self.outcomes.values(), key=_weight, default=None)
+
+
+def _weight(outcome: Outcome) -> int:
+    if outcome.record is not None:
+        return 4  # of another rank than the first, which has said so itself
+    if outcome.cancelled:
+        return 2
+    return 3 if outcome.retry else 0 if not outcome.damaged else 1
 
 
 @dataclass(slots=True)
@@ -135,10 +157,8 @@ class Gang:
 
     id: int
     shape: GangShape
-    group: str = ""
-    """Name of the current start; empty while it starts."""
     ranks: set[int] = field(default_factory=set)
-    """Workers of the current start that have reported."""
+    """Workers that have joined; none while it starts."""
     ticket: Ticket | None = None
     held: str | None = None
     """Key of the base model in its memory."""
@@ -185,6 +205,9 @@ class GangPool:
         broker: Any,
         on_change: Callable[[], None],
         shared_storage: str | None,
+        *,
+        settle: Callable[[Outcome], None],
+        lost: Callable[[Node, BaseException], None],
     ) -> None:
         """Start with no gang.
 
@@ -195,6 +218,8 @@ class GangPool:
             on_change: called after any change that may make work possible elsewhere.
             shared_storage: folder or URL that all nodes see, for Ray Train's notes; None: scratch
                 of the store will do.
+            settle: takes what came of a stage.
+            lost: takes a stage whose process died, and what is known about that.
         """
         self.gangs: dict[int, Gang] = {}
         self._board = board
@@ -205,7 +230,8 @@ class GangPool:
         self._shared_storage = shared_storage
         self.shortage: Shortage | None = None
         """Stages that are ready and lack the room for a gang."""
-        self._ids = itertools.count(1)
+        self._settle = settle
+        self._lost = lost
         self._failed_starts = 0
         # A gang holds its thread for as long as it lives.
         self._threads = ThreadPoolExecutor(max_workers=256, thread_name_prefix="gang")
@@ -213,13 +239,12 @@ class GangPool:
     # Called by workers, through the broker
 
     async def next_order(
-        self, gang_id: int, group: str, rank: int, last: int, outcome: Outcome | None
+        self, gang_id: int, rank: int, last: int, outcome: Outcome | None
     ) -> Order:
         """The next order for a worker; waits until there is one.
 
         Args:
-            gang_id: its gang.
-            group: name of its start of the gang.
+            gang_id: its gang; a worker of an unknown one, as of an earlier broker, is stopped.
             rank: its rank.
             last: number of the order it did last; 0: none.
             outcome: what came of that.
@@ -227,16 +252,12 @@ class GangPool:
         gang = self.gangs.get(gang_id)
         if gang is None:
             return Order("stop")
-        if rank not in gang.ranks or group != gang.group:
-            if last:
-                return Order("stop")  # of a start that is over
-            self._join(gang, group, rank)
+        if rank not in gang.ranks:
+            self._join(gang, rank)
         if outcome is not None and gang.ticket is not None and gang.ticket.number == last:
             self._hand_in(gang, gang.ticket, rank, outcome)
         while True:
             changed = gang.changed
-            if group != gang.group:
-                return Order("stop")
             ticket = gang.ticket
             if ticket is None and gang.stopping:
                 return Order("stop")
@@ -244,8 +265,10 @@ class GangPool:
                 return Order("run", ticket.number, ticket.stage)
             if ticket is not None and ticket.failed_at is not None:
                 if time.monotonic() - ticket.failed_at > PARTNER_GRACE_S:
-                    log.error("gang=%d stuck after a worker failed alone; it restarts", gang.id)
-                    return Order("restart")
+                    log.error("gang=%d is stuck after a worker failed alone; it ends", gang.id)
+                    gang.stopping = True
+                    self._close(gang, ticket)
+                    return Order("break")
                 timeout = 1.0
             else:
                 timeout = None
@@ -311,53 +334,46 @@ class GangPool:
 
     # Inside
 
-    def _join(self, gang: Gang, group: str, rank: int) -> None:
-        if group != gang.group:
-            if gang.group:
-                log.warning("gang=%d was restarted", gang.id)
-            self._take_back(gang)
-            gang.group, gang.ranks, gang.held = group, set(), None
-            gang.wake()
+    def _join(self, gang: Gang, rank: int) -> None:
         gang.ranks.add(rank)
         if gang.is_idle:
             gang.idle_since = time.monotonic()
+            self._failed_starts = 0
             self._on_change()
 
     def _hand_in(self, gang: Gang, ticket: Ticket, rank: int, outcome: Outcome) -> None:
-        ticket.handed_in.add(rank)
-        running = self._board.nodes[outcome.key].state == "running"
+        ticket.outcomes[rank] = outcome
         if outcome.record is None:
             ticket.failed_at = ticket.failed_at or time.monotonic()
-            if running and outcome.cancelled:
-                self._board.requeue(outcome.key)
-            elif running:
-                self._board.fail(outcome.key, outcome.cause, outcome.traceback)
-        elif rank == 0 and running:
-            self._board.finish(outcome.key, outcome.record)
+        elif rank == 0:
+            # The artifact is there, whatever happens to the other workers.
+            self._settle(outcome)
+            ticket.settled = True
             gang.held = ticket.stage.base_model or gang.held
-            self._failed_starts = 0
-        if len(ticket.handed_in) == gang.shape.num_workers:
-            gang.ticket = None
+        if len(ticket.outcomes) == gang.shape.num_workers:
+            self._close(gang, ticket)
             gang.idle_since = time.monotonic()
         gang.wake()
         self._on_change()
 
-    def _take_back(self, gang: Gang) -> None:
-        """Put the stage of a lost group back into the queue, or give it up."""
+    def _close(self, gang: Gang, ticket: Ticket) -> None:
+        """The gang is through with a stage."""
+        gang.ticket = None
+        verdict = ticket.verdict()
+        if not ticket.settled and verdict is not None:
+            self._settle(verdict)
+
+    def _take_back(self, gang: Gang, error: BaseException | None) -> None:
+        """The gang is no more: settle the stage it had."""
         ticket, gang.ticket = gang.ticket, None
-        if ticket is None or self._board.nodes[ticket.stage.key].state != "running":
+        if ticket is None or ticket.settled:
             return
-        node = self._board.nodes[ticket.stage.key]
-        if node.attempts > self._execution.retries:
-            self._board.fail(
-                ticket.stage.key,
-                f"WorkerDied: its worker died {node.attempts} times (out of memory, or a crash)",
-            )
+        verdict = ticket.verdict()
+        if verdict is not None and verdict.record is None and not verdict.retry:
+            self._settle(verdict)
         else:
-            log.warning(
-                "stage=%s key=%s goes back to the queue", ticket.stage.name, ticket.stage.key
-            )
-            self._board.requeue(ticket.stage.key)
+            node = self._board.nodes[ticket.stage.key]
+            self._lost(node, error or RuntimeError("its gang ended"))
 
     def _assign(self) -> None:
         for gang in self.gangs.values():
@@ -392,7 +408,7 @@ class GangPool:
 
     def _start(self) -> None:
         shape = self._execution.shape
-        gang = Gang(next(self._ids), shape)
+        gang = Gang(secrets.randbelow(10**6), shape)
         self.gangs[gang.id] = gang
         log.info("gang=%d starts: %d worker(s)", gang.id, shape.num_workers)
         work = partial(serve_stages, broker=self._broker, gang=gang.id, execution=self._execution)
@@ -418,15 +434,16 @@ class GangPool:
 
     def _ended(self, gang: Gang, error: BaseException | None) -> None:
         del self.gangs[gang.id]
-        self._take_back(gang)
+        self._stop(gang)  # answers calls of workers that are no more
         if error is None:
             log.info("gang=%d ended after %d stage(s)", gang.id, gang.num_stages)
         else:
             log.error("gang=%d failed: %s", gang.id, error)
-            if not gang.num_stages:
-                self._failed_starts += 1
+        self._take_back(gang, error)
+        if error is not None and not gang.ranks and not found_no_room(error):
+            self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                for node in list(self._board.planned("train")):
+                for node in self._board.planned("train", self._execution):
                     if node.state == "planned":
                         self._board.fail(
                             node.stage.key, f"GangFailed: workers do not start: {error}"

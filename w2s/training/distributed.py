@@ -3,7 +3,7 @@
 `run_gang` starts a `TorchTrainer` whose loop calls a given function once on every worker, with the
 worker's place (`Member`), and returns when all of them have returned. What the function does there,
 pulling stages for as long as there are any, is its own business: a group pays its start once, not
-once a stage. Ray Train restarts the group when a worker dies.
+once a stage. When a worker dies the group ends with it, and `run_gang` says of what.
 
 The one file of this package that knows Ray.
 """
@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import LoggingConfig
 
 from w2s.training.parallel import Replicas
 
 QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # A worker that is preempted is one that died: the group starts again and so does its stage.
+    # A worker that is preempted is one that died: the group ends and its stage starts again.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Relative paths in a spec mean the folder the sweep was started in.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -38,8 +38,6 @@ QUIET = {
 class Member:
     """A worker's place in its gang."""
 
-    group: str
-    """Random name of this start of the gang, the same on every worker; a restart has another."""
     replicas: Replicas
     """Rank and size."""
     device: str
@@ -55,7 +53,6 @@ def run_gang(
     gpus_per_worker: float = 0.0,
     threads_per_worker: int = 1,
     environment: Mapping[str, str] | None = None,
-    max_failures: int = 3,
     collective_timeout_s: int = 1800,
 ) -> None:
     """Run `work` once on every worker of a new worker group; blocks until all have returned.
@@ -69,11 +66,12 @@ def run_gang(
         gpus_per_worker: GPUs that Ray sets aside for each.
         threads_per_worker: torch threads of each.
         environment: variables of the workers' processes, there before torch is imported.
-        max_failures: restarts of the group after a worker died.
         collective_timeout_s: seconds after which a collective without its partners fails.
 
     Raises:
-        ray.train.TrainingFailedError: the group failed once too often.
+        ray.train.WorkerGroupError: a worker died, or what it ran raised; of each, which error.
+        ray.train.ControllerError: the workers did not start; see `found_no_room`.
+        ray.exceptions.RayActorError: what watches over the workers died, and so did they.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -92,7 +90,9 @@ def run_gang(
         run_config=RunConfig(
             name=f"gang-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
             worker_runtime_env={"env_vars": dict(environment or {})},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -100,15 +100,14 @@ def run_gang(
     trainer.fit()
 
 
+def found_no_room(error: BaseException) -> bool:
+    """Whether a gang ended because nobody had room for its workers within a minute or so."""
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, WorkerGroupStartupTimeoutError)
+
+
 def _loop(config: dict) -> None:
     """What Ray Train runs on every worker."""
     torch.set_num_threads(config["threads"])
     replicas = Replicas.current()
-    config["work"](Member(_group_name(replicas), replicas, str(get_device())))
-
-
-def _group_name(replicas: Replicas) -> str:
-    name = [uuid.uuid4().hex]
-    if replicas.size > 1:
-        dist.broadcast_object_list(name, src=0)
-    return name[0]
+    config["work"](Member(replicas, str(get_device())))
