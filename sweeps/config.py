@@ -379,6 +379,9 @@ class TrainResources(Spec):
     """Whether a block keeps its input alone for the backward pass and computes the rest again."""
     max_gangs: int | None = Field(default=None, ge=1)
     """Gangs at the same time; None: what the cluster holds."""
+    checkpoint_s: float = Field(default=60.0, gt=0)
+    """Seconds of training between two checkpoints, from which a stage goes on that was cut off; a
+    shorter training writes none."""
 
 
 AUTOSCALING = frozenset({"min_replicas", "max_replicas", "target_ongoing_requests"})
@@ -402,6 +405,12 @@ class Runtime(Spec):
     """Transcripts that the report keeps to be read, of each method on each task and pair."""
     data_root: str | None = None
     """Folder under which relative data paths are looked up first; None: as they are."""
+    retries: int = Field(default=2, ge=0)
+    """Further attempts at a stage whose process died or whose error may go away by itself: a hub or
+    served model that does not answer, a full memory. Other errors fail the stage at once."""
+    stage_timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds a stage may take; None: as long as it likes. One that makes progress fails then, and
+    goes on from its last checkpoint in the next run; one that hangs is tried again."""
     train: TrainResources = TrainResources()
     """Training gangs."""
     serve: Placement = Placement()

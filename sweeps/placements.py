@@ -59,6 +59,9 @@ def execution(
         store=store,
         shape=shape,
         max_gangs=train.max_gangs,
+        retries=runtime.retries,
+        stage_timeout_s=runtime.stage_timeout_s,
+        checkpoint_s=train.checkpoint_s,
         micro_batch_size=train.micro_batch_size,
         acceleration=Acceleration(
             micro_batch_tokens=train.micro_batch_tokens,
