@@ -21,16 +21,17 @@ from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
-from sweeps.board import Board, Node
+from sweeps.board import Board
 from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
+from sweeps.light_pool import LightPool
 from sweeps.resources import Execution, check_fits
 from sweeps.serve_pool import ServePool, start_host
+from sweeps.settling import Settling
 from sweeps.store import ArtifactStore
-from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
+from sweeps.worker import Outcome
 from w2s.stages.base import Stage
 
 log = logging.getLogger(__name__)
@@ -46,21 +47,6 @@ def _actor(cls: type, **options: int) -> Any:
     return cast(Any, ray).remote(num_cpus=0, **options)(cls)
 
 
-class LightWorker:
-    """A process that runs `light` stages one after another."""
-
-    def __init__(self, broker: Any, execution: Execution) -> None:
-        """Args: broker: gets progress. execution: names the store."""
-        self._broker = broker
-        self._store = ArtifactStore(execution.store)
-        self._conditions = Conditions()
-
-    def run(self, stage: Stage) -> Outcome:
-        """Run a stage."""
-        report = forward_progress(self._broker, stage.key)
-        return run_stage(stage, self._store, self._conditions, report)
-
-
 class StageBroker:
     """The actor; made by `start_broker`, called by workers and through `sweeps.client`."""
 
@@ -69,15 +55,13 @@ class StageBroker:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         self._execution = execution
         self._store = ArtifactStore(execution.store)
-        self._board = Board()
+        self._board = Board(on_settled=self._settled)
         self._handle = ray.get_runtime_context().current_actor
         self._known: dict[str, Stage] = {}
         self._seen: dict[str, float] = {}
         self._callers: dict[int, str] = {}
-        self._changed = asyncio.Event()
+        self._ends: dict[int, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._light_free: list[Any] = []
-        self._light_count = 0
         self._closing = False
         self._bug: BaseException | None = None
         self._schedule_due = False
@@ -85,15 +69,34 @@ class StageBroker:
         self._store.clear_scratch()
         one_place = self._store.is_local or len(self._nodes) == 1
         shared = None if one_place else f"{self._store.root}/.gangs"
-        self._gangs = GangPool(self._board, execution, self._handle, self._change, shared)
+        self._settling = Settling(self._board, self._store, self._spawn, self._change)
+        self._gangs = GangPool(
+            self._board,
+            execution,
+            self._handle,
+            self._change,
+            shared,
+            settle=self._settling.settle,
+            lost=self._settling.lost,
+        )
+        self._lights = LightPool(
+            self._board,
+            execution.store,
+            self._handle,
+            max_workers=execution.max_light_workers,
+            on_change=self._change,
+            spawn=self._spawn,
+            settle=self._settling.settle,
+            lost=self._settling.lost,
+        )
         owner = str(ray.get_runtime_context().get_actor_id())[:16]
         self._serves = ServePool(
             self._board,
             partial(start_host, self._handle, owner),
             on_change=self._change,
             spawn=self._spawn,
-            settle=self._settle,
-            lost=self._lost,
+            settle=self._settling.settle,
+            lost=self._settling.lost,
         )
 
     async def open(self) -> None:
@@ -119,6 +122,7 @@ class StageBroker:
         present = await asyncio.to_thread(self._store.present, self._board.unknown(roots))
         number = self._board.add(roots, present, self._execution)
         self._callers[number] = caller
+        self._ends[number] = asyncio.Event()
         self._change()
         return number
 
@@ -131,23 +135,18 @@ class StageBroker:
         """
         # The call of a caller that died would go on: only a new call is a sign of life.
         self._seen[caller] = time.monotonic()
-        deadline = time.monotonic() + self._execution.lease_s / 4
-        while True:
-            changed = self._changed
-            if self._bug is not None:
-                raise self._bug
-            request = self._board.requests[number]
-            if request.failure is not None:
-                self._drop(number)
-                raise request.failure
-            if self._board.is_settled(number):
-                self._drop(number)
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
+        request = self._board.requests[number]
+        if self._bug is None and not request.is_settled:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), left)
+                await asyncio.wait_for(self._ends[number].wait(), self._execution.lease_s / 4)
+        if self._bug is not None:
+            raise self._bug
+        if not request.is_settled:
+            return False
+        self._drop(number)
+        if request.failure is not None:
+            raise request.failure
+        return True
 
     async def release(self, number: int) -> None:
         """Drop a request; what nobody else awaits is cancelled."""
@@ -181,11 +180,9 @@ class StageBroker:
 
     # For workers
 
-    async def next_order(
-        self, gang: int, group: str, rank: int, last: int, outcome: Outcome | None
-    ) -> Order:
+    async def next_order(self, gang: int, rank: int, last: int, outcome: Outcome | None) -> Order:
         """See `GangPool.next_order`."""
-        return await self._gangs.next_order(gang, group, rank, last, outcome)
+        return await self._gangs.next_order(gang, rank, last, outcome)
 
     async def report(self, key: str, step: int, total: int, metrics: dict[str, float]) -> bool:
         """Progress of a running stage; returns whether anybody still awaits it."""
@@ -195,16 +192,20 @@ class StageBroker:
 
     def _drop(self, number: int) -> None:
         self._callers.pop(number, None)
+        self._ends.pop(number, None)
         for key in self._board.release(number):
             # A training notices by itself, from the answer to its next report.
             self._serves.cancel(key)
 
+    def _settled(self, number: int) -> None:
+        """A request failed or has everything: wake who waits for it."""
+        if (end := self._ends.get(number)) is not None:
+            end.set()
+
     def _change(self) -> None:
-        """Something happened: wake those who wait, and look for work once per turn of the loop."""
+        """Something happened: look for work once per turn of the loop."""
         if self._bug is not None:
             return
-        self._changed.set()
-        self._changed = asyncio.Event()
         if not self._schedule_due:
             self._schedule_due = True
             asyncio.get_running_loop().call_soon(self._schedule)
@@ -214,7 +215,7 @@ class StageBroker:
         if self._closing:
             return
         try:
-            self._schedule_light()
+            self._lights.schedule()
             self._serves.schedule(self._nodes, [self._gangs])
             self._gangs.schedule(self._nodes, self._serves.taken)
         except Exception as error:
@@ -224,52 +225,8 @@ class StageBroker:
         """An error of the broker itself reaches everyone who waits, who would wait for ever."""
         log.error("the broker failed", exc_info=bug)
         self._bug = bug
-        self._changed.set()
-
-    def _schedule_light(self) -> None:
-        for node in self._board.ready("light"):
-            if not self._light_free:
-                if self._light_count >= self._execution.max_light_workers:
-                    return
-                self._light_count += 1
-                self._light_free.append(self._new_light_worker())
-            self._board.start(node.stage.key)
-            self._spawn(self._run_light(node, self._light_free.pop()))
-
-    def _new_light_worker(self) -> Any:
-        return _actor(LightWorker).remote(self._handle, self._execution)
-
-    async def _run_light(self, node: Node, worker: Any) -> None:
-        try:
-            outcome = await worker.run.remote(node.stage)
-        except RayActorError as error:
-            worker = self._new_light_worker()
-            self._lost(node, error)
-        except RayTaskError as error:  # the stage could not even be unpickled
-            self._board.fail(node.stage.key, str(error.cause), str(error))
-        else:
-            self._settle(outcome)
-        self._light_free.append(worker)
-        self._change()
-
-    def _settle(self, outcome: Outcome) -> None:
-        if outcome.record is not None:
-            self._board.finish(outcome.key, outcome.record)
-        elif outcome.cancelled:
-            self._board.requeue(outcome.key)
-        else:
-            self._board.fail(outcome.key, outcome.cause, outcome.traceback)
-
-    def _lost(self, node: Node, error: RayActorError) -> None:
-        """The process that ran a stage died."""
-        if node.attempts > self._execution.retries:
-            cause = f"WorkerDied: its process died {node.attempts} times: {error}".splitlines()[0]
-            self._board.fail(node.stage.key, cause)
-        else:
-            log.warning(
-                "stage=%s key=%s lost its process: %s", node.stage.name, node.stage.key, error
-            )
-            self._board.requeue(node.stage.key)
+        for end in self._ends.values():
+            end.set()
 
     async def _tick(self) -> None:
         while True:
