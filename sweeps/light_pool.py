@@ -1,23 +1,22 @@
 """The stages of the `light` lane and the processes that run them, in the broker's event loop.
 
-`LightPool` gives stages to a few `LightWorker`s. Short stages go to a worker in batches, because a
+`LightPool` gives stages to a few processes (`sweeps.light_worker`). Short stages go to a worker in batches, because a
 call through Ray costs more than many of them: as many as take about `BATCH_S` together, by what
 stages of their kind took before. A stage that was started before goes alone: it may be the one that
 kills its process.
 """
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from sweeps.board import Board
+from sweeps.light_worker import LightWorker
 from sweeps.nodes import Node
-from sweeps.store import ArtifactStore
-from sweeps.worker import Conditions, Outcome, forward_progress, run_stage
-from w2s.stages.base import Stage
+from sweeps.worker import Outcome
 
 BATCH_S = 0.25
 """Seconds that the stages of a batch should take together."""
@@ -25,23 +24,6 @@ STAGE_OVERHEAD_S = 0.002
 """Seconds that a stage takes beside its own work."""
 MAX_BATCH = 64
 """Stages of a batch at most."""
-
-
-class LightWorker:
-    """A process that runs `light` stages one after another."""
-
-    def __init__(self, broker: Any, store: str) -> None:
-        """Args: broker: gets progress. store: folder or URL of the artifacts."""
-        self._broker = broker
-        self._store = ArtifactStore(store)
-
-    def run(self, stages: Sequence[Stage], timeout_s: float | None) -> list[Outcome]:
-        """Run stages; an error of one leaves the others alone."""
-        conditions = Conditions(timeout_s=timeout_s)
-        return [
-            run_stage(stage, self._store, conditions, forward_progress(self._broker, stage.key))
-            for stage in stages
-        ]
 
 
 class LightPool:

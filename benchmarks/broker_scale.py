@@ -1,0 +1,146 @@
+"""How many stages a second go through the broker when none of them does any work.
+
+    python benchmarks/broker_scale.py [--json] [--stages 10000] [--depth 6] [--runs 5] [--workers 2]
+
+A graph of layers is asked for at once; every stage reads two of the layer below it and writes one
+small file. A local Ray cluster runs it: the broker, the light workers and the store are those of a
+sweep, and every stage is planned, run, committed with its record and checksums, and told of. Each
+run has a store and a broker of its own; the start of the processes is not counted.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SerializeAsAny
+from rich.console import Console
+from rich.table import Table
+
+from sweeps import cluster
+from sweeps.broker import start_broker, stop_broker
+from sweeps.client import BrokerClient
+from sweeps.resources import Execution, GangShape
+from w2s.stages.base import Stage, StageContext
+
+
+class Zero(Stage):
+    """A stage that computes nothing."""
+
+    index: int
+    """Tells stages apart."""
+    reads: tuple[SerializeAsAny[Stage], ...] = ()
+    """Stages of the layer below."""
+
+    def run(self, context: StageContext) -> None:
+        """Write one number."""
+        (context.output_dir / "number.json").write_text(str(self.index))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used since its start."""
+
+    cpu_s: float
+    """Processor seconds."""
+    memory_mb: float
+    """Most memory it ever held."""
+
+
+def layers(stages: int, depth: int) -> list[Zero]:
+    """The top layer of a graph of `stages` stages."""
+    width = stages // depth
+    layer = [Zero(index=index) for index in range(width)]
+    for level in range(1, depth):
+        layer = [
+            Zero(index=level * width + i, reads=(layer[i], layer[(i + 1) % width]))
+            for i in range(width)
+        ]
+    return layer
+
+
+def usage(title: str) -> Usage:
+    """What the processes with a title such as `ray::StageBroker` have used, together."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu_s = memory_mb = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if not (folder / "cmdline").read_bytes().startswith(title.encode()):
+                continue
+            times = (folder / "stat").read_text().rpartition(")")[2].split()
+            status = dict(
+                line.split(":", 1) for line in (folder / "status").read_text().splitlines()
+            )
+        except OSError:  # it has just ended
+            continue
+        cpu_s += (int(times[11]) + int(times[12])) / ticks
+        memory_mb += int(status["VmHWM"].split()[0]) / 1024
+    return Usage(cpu_s, memory_mb)
+
+
+def run(store: str, tops: list[Zero], workers: int) -> tuple[float, Usage, float]:
+    """Seconds of one graph, what the broker used for it, and processor seconds of the workers."""
+    execution = Execution(store=store, shape=GangShape(), max_light_workers=workers)
+    broker = start_broker(execution)
+    try:
+        client = BrokerClient(broker)
+        client.request([Zero(index=-1 - i) for i in range(2 * workers)])
+        before, before_workers = usage("ray::StageBroker"), usage("ray::LightWorker")
+        started = time.perf_counter()
+        client.request(tops)
+        seconds = time.perf_counter() - started
+        after = usage("ray::StageBroker")
+        workers_s = usage("ray::LightWorker").cpu_s - before_workers.cpu_s
+    finally:
+        stop_broker(broker)
+    return seconds, Usage(after.cpu_s - before.cpu_s, after.memory_mb), workers_s
+
+
+def main() -> None:
+    """Run the graph several times and print."""
+    parser = argparse.ArgumentParser(description="Stages without work through the broker.")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--stages", type=int, default=10_000, help="stages of the graph")
+    parser.add_argument("--depth", type=int, default=6, help="layers of the graph")
+    parser.add_argument("--runs", type=int, default=5, help="times it is run")
+    parser.add_argument("--workers", type=int, default=2, help="light workers")
+    arguments = parser.parse_args()
+    tops = layers(arguments.stages, arguments.depth)
+    count = len(tops) * arguments.depth
+    rates, brokers, workers = [], [], []
+    with tempfile.TemporaryDirectory() as folder, cluster.connected():
+        for number in range(arguments.runs):
+            seconds, broker, workers_s = run(f"{folder}/{number}", tops, arguments.workers)
+            rates.append(count / seconds)
+            brokers.append(broker)
+            workers.append(workers_s)
+    result = {
+        "stages_per_s": statistics.median(rates),
+        "stages_per_s_min": min(rates),
+        "broker_cpu_ms_per_stage": 1000 * statistics.median(b.cpu_s for b in brokers) / count,
+        "workers_cpu_ms_per_stage": 1000 * statistics.median(workers) / count,
+        "broker_memory_mb": statistics.median(b.memory_mb for b in brokers),
+        "stages": count,
+        "depth": arguments.depth,
+        "runs": arguments.runs,
+        "workers": arguments.workers,
+        "cpus": os.cpu_count(),
+    }
+    table = Table(title="stages without work", title_justify="left")
+    table.add_column("")
+    table.add_column("median", justify="right")
+    for name, value in result.items():
+        table.add_row(
+            name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value)
+        )
+    Console().print(table)
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
