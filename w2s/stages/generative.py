@@ -83,6 +83,8 @@ class GenerativeFinetune(ModelStage):
             micro_batch_size=context.micro_batch_size,
             micro_batch_tokens=context.acceleration.micro_batch_tokens,
             on_progress=context.progress,
+            on_shrink=context.shrink,
+            checkpoints=context.checkpoints,
         )
         state = full_state(model) if replicas.sharded else None
         if replicas.rank == 0:

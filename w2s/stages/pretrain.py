@@ -61,6 +61,9 @@ class Pretrain(ModelStage):
             replicas=replicas,
             on_progress=context.progress,
             precision=context.precision,
+            micro_batch_size=context.micro_batch_size,
+            on_shrink=context.shrink,
+            checkpoints=context.checkpoints,
         )
         if replicas.rank == 0:
             folder = context.output_dir / MODEL_FOLDER

@@ -8,6 +8,7 @@ and JSON, nothing is ever unpickled.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -111,6 +112,22 @@ class Resumption:
             packed = pack({name: part.state_dict() for name, part in self._parts.items()})
             if self._replicas.rank == 0:
                 self._checkpoints.save(*packed)
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a training is in its order of updates."""
+
+    steps: int = 0
+    """Updates taken."""
+
+    def state_dict(self) -> State:
+        """The number of steps."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on after so many steps."""
+        self.steps = state["steps"]
 
 
 class Parameters:

@@ -5,15 +5,20 @@ B texts, T tokens, V words of the vocabulary, K positions that predict a token.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from w2s.training.batching import TokenRows, collate, cut_update, plan_updates
+from w2s.training.checkpointing import Checkpoints, Moments, Parameters, Position, Resumption
 from w2s.training.config import GenerativeConfig, learning_rate_factor
 from w2s.training.loop import CURVE_POINTS, decay_groups
+from w2s.training.memory import MicroBatch
 from w2s.training.parallel import Replicas
 from w2s.training.sharding import Precision, clip_gradients, place
 
@@ -32,6 +37,8 @@ def finetune_language_model(
     micro_batch_size: int | None,
     micro_batch_tokens: int | None = None,
     on_progress: Callable[[int, int, dict[str, float]], None],
+    on_shrink: Callable[[int], None] = lambda micro_batch_size: None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train a causal language model in place to predict each next token of each text.
 
@@ -49,6 +56,10 @@ def finetune_language_model(
         micro_batch_size: texts a forward pass at most; None: all of this replica's share.
         micro_batch_tokens: tokens a forward pass at most, padding included; None: no limit.
         on_progress: called as (step, number of steps, metrics) about a hundred times.
+        on_shrink: called with the new `micro_batch_size` when the device had no memory for an
+            update and it was cut up further; the updates are the same.
+        checkpoints: where the state of the training is kept, and where it goes on from; None:
+            nowhere. What comes out is the same as without an interruption.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
@@ -67,16 +78,20 @@ def finetune_language_model(
         texts.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed
     )
     interval = math.ceil(len(updates) / CURVE_POINTS)
-    for step, update in enumerate(updates):
-        factor = learning_rate_factor("cosine", config.warmup_fraction, step, len(updates))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+    micro = MicroBatch(micro_batch_size, replicas, device, on_shrink)
+    done = Position()
+    parts = {"position": done, "weights": Parameters(model), "optimizer": Moments(optimizer)}
+    resumption = Resumption(checkpoints, parts, replicas, device)
+    resumption.restore()
+
+    def learn(update: NDArray[np.int64]) -> Tensor:
+        """Gradients of an update, added up; returns their loss."""
         num_targets = max(1, int((texts.lengths[update] - 1).sum()))
         cuts = cut_update(
             update,
             texts.lengths,
             replicas,
-            max_rows=micro_batch_size,
+            max_rows=micro.size,
             max_tokens=micro_batch_tokens,
         )
         optimizer.zero_grad(set_to_none=True)
@@ -88,6 +103,15 @@ def finetune_language_model(
             share = (summed if cut.weight else 0 * summed) / num_targets
             share.backward()
             loss += share.detach()
+        return loss
+
+    for step in range(done.steps, len(updates)):
+        factor = learning_rate_factor("cosine", config.warmup_fraction, step, len(updates))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        loss = None
+        while loss is None:
+            loss = micro.attempt(partial(learn, updates[step]), len(updates[step]))
         replicas.sum_gradients(parameters)
         clip_gradients(parameters, MAX_GRAD_NORM, replicas)
         optimizer.step()
@@ -99,6 +123,8 @@ def finetune_language_model(
                     "lower `learning_rate`"
                 )
             on_progress(step + 1, len(updates), {"loss": value})
+        done.steps = step + 1
+        resumption.save_if_due()
 
 
 def next_token_loss(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ N rows of an update or of a data set, B rows of a part, C classes, T tokens.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -38,6 +38,7 @@ from w2s.training.checkpointing import (
     Checkpoints,
     Moments,
     Parameters,
+    Position,
     Resumption,
     State,
     Stateful,
@@ -146,7 +147,7 @@ def finetune(
     curve = _Curve(len(updates), replicas, device, on_progress)
     checkpoint_at = checkpoint_steps(len(updates), config.num_checkpoints)
     micro = MicroBatch(micro_batch_size, replicas, device, on_shrink)
-    done = _Position()
+    done = Position()
     parts: dict[str, Stateful] = {
         "position": done,
         "weights": Parameters(classifier),
@@ -360,20 +361,6 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
             decays = parameter.ndim >= 2 and id(parameter) not in undecayed
             (matrices if decays else others).append(parameter)
     return matrices, others
-
-
-@dataclass(slots=True)
-class _Position:
-    """Where a training is in its order of updates."""
-
-    steps: int = 0
-    """Updates taken."""
-
-    def state_dict(self) -> State:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: State) -> None:
-        self.steps = state["steps"]
 
 
 class _Whole(NamedTuple):

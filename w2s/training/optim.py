@@ -108,7 +108,7 @@ class PretrainingOptimizer:
                 vectors.append(parameter)
         self._parameters = [*matrices, *tables, *vectors]
         self._max_gradient_norm = rates.max_gradient_norm
-        self._optimizers = (
+        self.both: tuple[torch.optim.Optimizer, ...] = (
             Muon(matrices, lr=rates.matrix, weight_decay=rates.weight_decay),
             torch.optim.AdamW(
                 [
@@ -120,14 +120,12 @@ class PretrainingOptimizer:
                 fused=True,
             ),
         )
-        self._peaks = [
-            [group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers
-        ]
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.both]
 
     def step(self, factor: float) -> None:
         """Clip, then step at `factor` times the peak learning rates; gradients are dropped."""
         torch.nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+        for optimizer, peaks in zip(self.both, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             optimizer.step()

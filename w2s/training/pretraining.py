@@ -12,6 +12,8 @@ B rows, T tokens, K labelled positions, D hidden size.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -21,6 +23,8 @@ from transformers import PreTrainedModel
 
 from w2s.corpora.base import NO_TARGET, Criterion, Phase, RowGroup
 from w2s.errors import CriterionMissed
+from w2s.training.checkpointing import Checkpoints, Moments, Parameters, Resumption, State
+from w2s.training.memory import MicroBatch
 from w2s.training.optim import PretrainingOptimizer
 from w2s.training.parallel import Replicas
 
@@ -50,6 +54,9 @@ def pretrain(
     replicas: Replicas,
     on_progress: OnProgress,
     precision: Literal["fp32", "bf16"] = "fp32",
+    micro_batch_size: int | None = None,
+    on_shrink: Callable[[int], None] = lambda micro_batch_size: None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[CurvePoint]:
     """Take a model through all phases, in place.
 
@@ -60,6 +67,12 @@ def pretrain(
         replicas: the data-parallel group; its size changes nothing but float rounding.
         on_progress: called as (step, estimated total, metrics) every few steps, on every replica.
         precision: `bf16` runs forward passes under autocast.
+        micro_batch_size: rows of a group that a forward pass reads at most; None: all of this
+            replica's share.
+        on_shrink: called with the new `micro_batch_size` when the device had no memory for an
+            update and it was cut up further; the updates are the same.
+        checkpoints: where the state of the run is kept, and where it goes on from; None: nowhere.
+            What comes out is the same as without an interruption.
 
     Returns:
         The curve: losses, and the measures at every check of a criterion.
@@ -67,87 +80,146 @@ def pretrain(
     Raises:
         CriterionMissed: a phase reached its step cap, or its cool-down lost what was reached.
     """
-    run = _Run(model, replicas, on_progress, precision, sum(phase.max_steps for phase in phases))
-    for index, phase in enumerate(phases):
-        run.phase(phase, seed=seed * 1009 + index)
+    device = str(model.device)
+    micro = MicroBatch(micro_batch_size, replicas, device, on_shrink)
+    run = _Run(model, phases, seed, replicas, on_progress, precision, micro)
+    parts = {"weights": Parameters(model), "run": run}
+    resumption = Resumption(checkpoints, parts, replicas, device)
+    resumption.restore()
+    while run.index < len(phases):
+        run.phase(resumption)
     return run.curve
 
 
 class _Run:
-    """The state of one pretraining run: the step count and the curve."""
+    """The state of one pretraining run: the place in its phases, the optimizer and the curve."""
 
     def __init__(
         self,
         model: PreTrainedModel,
+        phases: list[Phase],
+        seed: int,
         replicas: Replicas,
         on_progress: OnProgress,
         precision: Literal["fp32", "bf16"],
-        total: int,
+        micro: MicroBatch,
     ) -> None:
         self.model = model
+        self.phases = phases
+        self.seed = seed
         self.replicas = replicas
         self.on_progress = on_progress
         self.precision: Literal["fp32", "bf16"] = precision
-        self.total = total
+        self.micro = micro
+        self.total = sum(phase.max_steps for phase in phases)
         self.step = 0
         self.curve: list[CurvePoint] = []
+        self.index = 0
+        self._enter()
 
-    def phase(self, phase: Phase, seed: int) -> None:
-        """Run one phase to its end."""
-        optimizer = PretrainingOptimizer(self.model, phase.learning_rates)
-        updates = phase.updates(seed)
+    def _enter(self) -> None:
+        """Begin the phase of this index."""
+        if self.index < len(self.phases):
+            phase = self.phases[self.index]
+            self.taken = 0
+            self.cooldown_start = (
+                phase.max_steps - phase.cooldown_steps if phase.criterion is None else None
+            )
+            self.optimizer = PretrainingOptimizer(self.model, phase.learning_rates)
+
+    def state_dict(self) -> State:
+        return {
+            "index": self.index,
+            "taken": self.taken,
+            "cooldown_start": self.cooldown_start,
+            "step": self.step,
+            "total": self.total,
+            "curve": [[point.phase, point.step, point.metrics] for point in self.curve],
+            "optimizers": [Moments(each).state_dict() for each in self.optimizer.both],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.index = state["index"]
+        self._enter()
+        self.taken, self.cooldown_start = state["taken"], state["cooldown_start"]
+        self.step, self.total = state["step"], state["total"]
+        self.curve[:] = [CurvePoint(*values) for values in state["curve"]]
+        for optimizer, moments in zip(self.optimizer.both, state["optimizers"], strict=True):
+            Moments(optimizer).load_state_dict(moments)
+
+    def phase(self, resumption: Resumption) -> None:
+        """Run the current phase to its end."""
+        phase = self.phases[self.index]
         criterion = phase.criterion
         last_start = phase.max_steps - phase.cooldown_steps
-        cooldown_start = last_start if criterion is None else None
-        start, taken = self.step, 0
+        # Text is made from the seed alone: what was read before is made again and skipped.
+        updates = islice(phase.updates(self.seed * 1009 + self.index), self.taken, None)
         self.model.train()
-        while cooldown_start is None or taken < cooldown_start + phase.cooldown_steps:
-            factor = _schedule(phase, taken, cooldown_start)
-            loss = self._update(next(updates), optimizer, phase.early_exit_weight, factor)
-            taken += 1
-            self.step = start + taken
-            if taken % REPORT_EVERY == 0:
+        while (
+            self.cooldown_start is None or self.taken < self.cooldown_start + phase.cooldown_steps
+        ):
+            factor = _schedule(phase, self.taken, self.cooldown_start)
+            loss = self._update(next(updates), phase.early_exit_weight, factor)
+            self.taken += 1
+            self.step += 1
+            if self.taken % REPORT_EVERY == 0:
                 self._record(phase, {"loss": float(loss)})
-            if criterion is not None and cooldown_start is None:
-                if taken % criterion.check_every == 0:
+            if criterion is not None and self.cooldown_start is None:
+                if self.taken % criterion.check_every == 0:
                     measures = self._measure(phase, criterion)
                     if _holds(measures, criterion.thresholds):
-                        cooldown_start = taken
-                if cooldown_start is None and taken >= last_start:
+                        self.cooldown_start = self.taken
+                if self.cooldown_start is None and self.taken >= last_start:
                     raise CriterionMissed(
                         _missed(phase, self._measure(phase, criterion), criterion.thresholds)
                     )
+            resumption.save_if_due()
         if criterion is not None:
             final = criterion.final_thresholds or criterion.thresholds
             measures = self._measure(phase, criterion)
             if not _holds(measures, final):
                 raise CriterionMissed(_missed(phase, measures, final))
-        self.total -= phase.max_steps - taken
+        self.total -= phase.max_steps - self.taken
         self.model.eval()
+        self.index += 1
+        self._enter()
 
-    def _update(
-        self,
-        groups: list[RowGroup],
-        optimizer: PretrainingOptimizer,
-        early_exit_weight: float,
-        factor: float,
-    ) -> Tensor:
+    def _update(self, groups: list[RowGroup], early_exit_weight: float, factor: float) -> Tensor:
         """One optimizer step over the groups of an update; returns the loss over replicas."""
-        losses = [
-            group_loss(
+        num_rows = max(len(group.input_ids_BT) for group in groups)
+        loss = None
+        while loss is None:
+            loss = self.micro.attempt(partial(self._learn, groups, early_exit_weight), num_rows)
+        self.replicas.sum_gradients(self.model.parameters())
+        self.optimizer.step(factor)
+        return loss if self.replicas.size == 1 else self.replicas.sum(loss)
+
+    def _learn(self, groups: list[RowGroup], early_exit_weight: float) -> Tensor:
+        """Gradients of this replica's rows of all groups, added up; returns their loss."""
+        self.model.zero_grad(set_to_none=True)
+
+        def loss_of(group: RowGroup, rows: slice) -> Tensor:
+            return group_loss(
                 self.model,
                 group,
-                self.replicas,
+                rows,
                 early_exit_weight=early_exit_weight,
                 precision=self.precision,
             )
-            for group in groups
-        ]
-        loss = torch.stack(losses).sum()
-        loss.backward()
-        self.replicas.sum_gradients(self.model.parameters())
-        optimizer.step(factor)
-        return loss.detach() if self.replicas.size == 1 else self.replicas.sum(loss.detach())
+
+        own = [(group, self.replicas.slice(len(group.input_ids_BT))) for group in groups]
+        if self.micro.size is None:
+            loss = torch.stack([loss_of(group, rows) for group, rows in own]).sum()
+            loss.backward()
+            return loss.detach()
+        total = torch.zeros((), device=self.model.device)
+        for group, rows in own:
+            for start in range(rows.start, rows.stop, self.micro.size):
+                stop = min(start + self.micro.size, rows.stop)
+                loss = loss_of(group, slice(start, stop))
+                loss.backward()
+                total += loss.detach()
+        return total
 
     def _measure(self, phase: Phase, criterion: Criterion) -> dict[str, float]:
         """The measures of a criterion, as the first replica finds them."""
@@ -172,14 +244,13 @@ class _Run:
 def group_loss(
     model: PreTrainedModel,
     group: RowGroup,
-    replicas: Replicas,
+    rows: slice,
     *,
     early_exit_weight: float = 0.0,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Tensor:
-    """A replica's share of a group's weighted mean cross-entropy; the shares add up to the loss."""
+    """What some rows add to a group's weighted mean cross-entropy; all rows add up to the loss."""
     device = model.device
-    rows = replicas.slice(len(group.input_ids_BT))
     count = max(1, int((group.targets_BT != NO_TARGET).sum()))
     input_ids_BT = group.input_ids_BT[rows].to(device)
     targets_BT = group.targets_BT[rows].to(device)

@@ -97,10 +97,10 @@ def test_the_same_seed_trains_the_same_weights_and_another_does_not():
 
 def test_shares_of_two_replicas_add_up_to_the_loss_and_its_gradient():
     whole, parts, group = model(), model(), rows(count=7)
-    expected = group_loss(whole, group, Replicas(), early_exit_weight=0.5)
+    expected = group_loss(whole, group, slice(0, 8), early_exit_weight=0.5)
     expected.backward()
     shares = [
-        group_loss(parts, group, Replicas(rank=rank, size=2), early_exit_weight=0.5)
+        group_loss(parts, group, slice(4 * rank, 4 * rank + 4), early_exit_weight=0.5)
         for rank in range(2)
     ]
     sum(shares, torch.zeros(())).backward()
@@ -115,7 +115,9 @@ def test_loss_is_the_mean_over_labelled_tokens_as_transformers_computes_it():
     expected = torch.nn.functional.cross_entropy(
         logits_BTV.flatten(0, 1), group.targets_BT.flatten(), ignore_index=NO_TARGET
     )
-    assert group_loss(trained, group, Replicas()).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert group_loss(trained, group, slice(0, 8)).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_the_early_exit_reads_what_enters_the_last_layer():
