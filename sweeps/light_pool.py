@@ -1,9 +1,9 @@
 """The stages of the `light` lane and the processes that run them, in the broker's event loop.
 
-`LightPool` gives stages to a few processes (`sweeps.light_worker`). Short stages go to a worker in batches, because a
-call through Ray costs more than many of them: as many as take about `BATCH_S` together, by what
-stages of their kind took before. A stage that was started before goes alone: it may be the one that
-kills its process.
+`LightPool` gives stages to a few processes (`sweeps.light_worker`). Short ones go to a process in
+batches, because a call through Ray costs more than many of them: as many as take about `BATCH_S`
+together, by what stages of their kind took before. A stage that was started before goes alone: it
+may be the one that kills its process.
 """
 
 import math
