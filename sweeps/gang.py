@@ -165,6 +165,8 @@ class Gang:
     num_stages: int = 0
     """Stages it was given."""
     stopping: bool = False
+    since: float = field(default_factory=time.monotonic)
+    """When it was started."""
     idle_since: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -311,6 +313,7 @@ class GangPool:
             GangUse(
                 gang.id,
                 (gang.shape.num_workers, gang.shape.per_worker),
+                gang.since,
                 is_useless=gang.is_free and not is_ready,
                 is_ending=gang.stopping,
             )
@@ -393,8 +396,8 @@ class GangPool:
     ) -> bool:
         if self._is_at_limit:
             return False
-        taken = [use.group for use in self.uses()]
-        return slots(self._execution.shape, left_over(nodes, [*taken, *others])) > 0
+        mine = [use.group for use in self.uses()]
+        return slots(self._execution.shape, left_over(nodes, [*others, *mine])) > 0
 
     @property
     def _is_at_limit(self) -> bool:
