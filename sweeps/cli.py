@@ -304,7 +304,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # sleep.
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from w2s.redaction import RedactingFormatter, redacted
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     from serving.errors import ServingInputError
     from w2s.errors import StoreError, UserError
 
@@ -314,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(arguments)
     except (UserError, StoreError, ServingInputError) as error:
-        print(f"w2s {arguments.verb}: {error}", file=sys.stderr)
+        print(f"w2s {arguments.verb}: {redacted(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Whoever read the output has seen enough (`w2s list tasks | head`).

@@ -3,6 +3,7 @@
 `sweeps.load` reads the file; `sweeps.plan` looks for data and models before anything runs.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
@@ -20,6 +21,7 @@ from w2s.losses.xent import Xent
 from w2s.methods.base import Method
 from w2s.methods.naive import Naive
 from w2s.models.architecture import Architecture
+from w2s.redaction import has_secret
 from w2s.spec import OneOf, Spec, describe
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
@@ -162,6 +164,16 @@ class Block(Spec):
         return self
 
 
+def texts_of(value: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested tables and lists, with its dotted path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inner in items:
+            yield from texts_of(inner, f"{path}.{name}" if path else str(name))
+
+
 class Recipes(NamedTuple):
     """How the three roles are trained."""
 
@@ -248,6 +260,17 @@ class Sweep(Spec):
         if len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise ValueError(f"seeds must be distinct and 0 or more; found {list(seeds)}")
         return seeds
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Self:
+        for path, text in texts_of(self.model_dump(mode="json")):
+            if has_secret(text):
+                raise ValueError(
+                    f"{path} holds a secret (a key, or user and password of a URL), and a sweep "
+                    "is logged whole; put it into an environment variable (speakers name theirs "
+                    "in `api_key_variable`)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -420,6 +443,16 @@ class Runtime(Spec):
     completions_cache: str | None = None
     """Folder for what speakers behind a URL have answered and spent; None: `.completions` in the
     store, or in a cache folder of the machine where the store is a URL."""
+
+    @field_validator("store")
+    @classmethod
+    def _store_without_secret(cls, store: str) -> str:
+        if has_secret(store):
+            raise ValueError(
+                "a URL with credentials would be in every log; give the URL alone, and the "
+                "credentials as its file system wants them (AWS_ACCESS_KEY_ID, ...)"
+            )
+        return store
 
     @model_validator(mode="after")
     def _placements_are_whole(self) -> Self:

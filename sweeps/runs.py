@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, field_validator
 
 from sweeps.events import StageEvent
 from sweeps.results import SweepSummary, TrialResult
+from w2s.redaction import all_redacted
 from w2s.spec import Spec
 
 
@@ -63,6 +64,11 @@ class RunEntry(Spec):
     """Metrics; one that is not finite is left out, for it has no place in JSON."""
     inputs: tuple[DataSet, ...] = ()
     """Data sets used."""
+
+    @field_validator("params", "tags")
+    @classmethod
+    def _without_secrets(cls, values: dict[str, str]) -> dict[str, str]:
+        return all_redacted(values)
 
     @field_validator("metrics")
     @classmethod

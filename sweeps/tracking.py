@@ -15,6 +15,7 @@ import logging
 import tempfile
 import threading
 import time
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -121,6 +122,11 @@ class Tracker:
         with self._changed:
             self._changed.wait_for(lambda: not self._pending or self._away, timeout_s)
             return not self._pending
+
+    @property
+    def away(self) -> bool:
+        """Whether MLflow did not answer when it was last asked."""
+        return self._away
 
     @property
     def num_pending(self) -> int:
@@ -332,7 +338,7 @@ def run_pages(uri: str, summary: SweepSummary) -> dict[str, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    address = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+    address = _without_user(uri).rstrip("/") if uri.startswith("http") else LOCAL_UI
     client = MlflowClient(tracking_uri=uri)
     try:
         experiment = client.get_experiment_by_name(summary.name)
@@ -359,6 +365,12 @@ def run_pages(uri: str, summary: SweepSummary) -> dict[str, str]:
         f"{run.info.run_id}"
         for run in runs
     }
+
+
+def _without_user(uri: str) -> str:
+    """The URL without user and password: it goes into pages that people pass on."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def log_report(uri: str, run_id: str, folder: Path) -> None:

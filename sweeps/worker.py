@@ -30,6 +30,7 @@ from sweeps.failures import may_go_away
 from sweeps.records import thinned
 from sweeps.store import ArtifactStore
 from w2s.errors import DamagedArtifact, UnusableCheckpoint, W2SError
+from w2s.redaction import redacted
 from w2s.stages.base import Stage, StageContext
 from w2s.types import Acceleration
 
@@ -333,21 +334,22 @@ def _success(current: Attempt) -> Outcome:
 
 def failed(stage: Stage, error: Exception) -> Outcome:
     """The outcome of an attempt that raised; logs it."""
-    cause = f"{type(error).__name__}: {error}".replace("\n", " ")
+    cause = redacted(f"{type(error).__name__}: {error}".replace("\n", " "))
+    where = redacted("".join(traceback.format_exception(error)))
     cancelled = isinstance(error, StageCancelled)
     expected = cancelled or isinstance(error, BudgetSpent)
     log.log(
         logging.INFO if cancelled else logging.ERROR,
-        "stage=%s key=%s %s",
+        "stage=%s key=%s %s%s",
         stage.name,
         stage.key,
         "cancelled" if cancelled else f"failed: {cause}",
-        exc_info=None if expected else error,
+        "" if expected else f"\n{where}",
     )
     return Outcome(
         stage.key,
         cause=cause,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=where,
         cancelled=cancelled,
         retry=may_go_away(error),
         damaged=error.key if isinstance(error, DamagedArtifact) else "",

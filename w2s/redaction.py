@@ -8,6 +8,7 @@ key.
 import logging
 import os
 import re
+from collections.abc import Mapping
 
 HIDDEN = "***"
 """Stands where a secret was."""
@@ -41,6 +42,14 @@ def redacted(text: str) -> str:
     text = _KEYS.sub(HIDDEN, text)
     text = _BEARER.sub(rf"\g<name>{HIDDEN}", text)
     return _ASSIGNED.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def all_redacted(values: Mapping[str, str]) -> dict[str, str]:
+    """Named texts with `***` where a secret was; quick where none has any."""
+    joined = "\n".join(values.values())
+    if redacted(joined) == joined:
+        return dict(values)
+    return {name: redacted(value) for name, value in values.items()}
 
 
 def has_secret(text: str) -> bool:

@@ -18,6 +18,7 @@ from sweeps.servable import served_key
 from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore
 from w2s.models.remote import RemoteModel
+from w2s.redaction import redacted
 from w2s.stages.base import Requests, Stage
 from w2s.stages.models import model_key
 from w2s.tasks.base import load as load_task
@@ -240,6 +241,6 @@ def _summary(
         )
     console.print(
         f"estimated {left / 60:.1f} core-minutes for what is not cached (search excluded); "
-        f"store {runtime.store}, tracking {runtime.tracking_uri}",
+        f"store {runtime.store}, tracking {redacted(runtime.tracking_uri)}",
         highlight=False,
     )

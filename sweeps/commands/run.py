@@ -13,6 +13,7 @@ from sweeps.driver import Outcome, Session, run_sweep
 from sweeps.load import load
 from sweeps.report.load import Board
 from sweeps.report.scoring import score
+from w2s.redaction import redacted
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,8 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     # the first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweep, runtime = load(arguments.file, arguments.overrides)
-    command = shlex.join(
-        ["w2s", "run", arguments.file, *(f"--set={each}" for each in arguments.overrides)]
+    command = redacted(
+        shlex.join(
+            ["w2s", "run", arguments.file, *(f"--set={each}" for each in arguments.overrides)]
+        )
     )
     session = Session(sweep, runtime, command)
     outcome = run_sweep(session, address=arguments.address, plain=arguments.plain)

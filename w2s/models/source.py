@@ -232,8 +232,11 @@ def _check_files(where: str, names: list[str]) -> None:
         raise UserError(f"{where} is not a model folder: no config.json; found {listed}; {needed}")
     if not any(name.endswith(".safetensors") for name in names):
         pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        # Loading a pickle runs whatever code is in it.
         advice = (
-            f"; {pickled[0]} is pickled and is not loaded: save it again with save_pretrained"
+            f"; {pickled[0]} is pickled and is never loaded: convert it where you trust it "
+            "(AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW), and the tokenizer "
+            "likewise)"
             if pickled
             else ""
         )
