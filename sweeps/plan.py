@@ -20,7 +20,7 @@ from w2s.losses.base import Loss
 from w2s.methods.base import Method
 from w2s.models.remote import RemoteModel
 from w2s.models.source import PretrainedModel, require_decoder, resolve
-from w2s.spec import canonical, digest
+from w2s.spec import digest
 from w2s.stages.base import Stage, closure
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model, ModelStage
@@ -32,7 +32,7 @@ TRAININGS = (Finetune, Probe, ModelStage)
 """Stages that take gradient steps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """One element of a block's grid."""
 
@@ -55,17 +55,16 @@ class Cell:
     num_trials: int = 0
     """Trials of the search; 0: the cell is one point."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Digest of the cell without its block: the name of its Optuna study."""
         return digest(
-            [self.task_index, self.weak, self.strong, canonical(self.method), canonical(self.loss)]
-            + [canonical(self.recipes)]
-            + [[path, canonical(distribution)] for path, distribution in self.space]
+            [self.task_index, self.weak, self.strong, self.method, self.loss, self.recipes]
+            + [[path, distribution] for path, distribution in self.space]
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Point:
     """A cell with values for what is searched."""
 
@@ -74,10 +73,10 @@ class Point:
     values: dict[str, Value] = field(default_factory=dict)
     """Searched values by path."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Digest of block, cell and values: the name of the trial."""
-        return digest([self.cell.block, self.cell.id, canonical(self.values)])
+        return digest([self.cell.block, self.cell.id, self.values])
 
     @property
     def method(self) -> Method:
@@ -114,6 +113,8 @@ class Planner:
             {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
         ]
         self.speakers = {entry.name: self._speaker(entry) for entry in sweep.speakers}
+        self._prompts = [sweep.debate_prompts_of(index) for index in range(len(sweep.tasks))]
+        self._roles: dict[str, dict[int, Roles]] = {}
 
     def check(self) -> None:
         """Read every task and build every cell once: what cannot be is said before anything runs.
@@ -132,7 +133,7 @@ class Planner:
                 cell.loss.check_classes(task.num_classes)
                 for recipe in cell.recipes:
                     recipe.check_classes(task.num_classes, options=options)
-                self.experiment(Point(cell)).roles(self.sweep.seeds[0])
+                self._role(Point(cell), self.sweep.seeds[0])
             except UserError as error:
                 raise UserError(f"{where}, {cell.weak} > {cell.strong}: {error}") from error
 
@@ -171,24 +172,35 @@ class Planner:
 
     def cells(self) -> list[Cell]:
         """Every cell of every block, in the order of the file."""
-        return [
-            Cell(
-                block=block.name,
-                task_index=task_index,
-                weak=weak,
-                strong=strong,
-                method=method,
-                loss=loss,
-                recipes=self.sweep.recipes_of(block),
-                space=_space(block, method, loss),
-                num_trials=block.num_trials if _space(block, method, loss) else 0,
+        return list(self._cells)
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        cells: list[Cell] = []
+        for block in self.sweep.blocks:
+            recipes = self.sweep.recipes_of(block)
+            spaces = [
+                (method, loss, _space(block, method, loss))
+                for method in block.methods
+                for loss in block.losses
+            ]
+            cells.extend(
+                Cell(
+                    block=block.name,
+                    task_index=task_index,
+                    weak=weak,
+                    strong=strong,
+                    method=method,
+                    loss=loss,
+                    recipes=recipes,
+                    space=space,
+                    num_trials=block.num_trials if space else 0,
+                )
+                for task_index in self.sweep.tasks_of(block)
+                for weak, strong in self.sweep.pairs_of(block)
+                for method, loss, space in spaces
             )
-            for block in self.sweep.blocks
-            for task_index in self.sweep.tasks_of(block)
-            for weak, strong in self.sweep.pairs_of(block)
-            for method in block.methods
-            for loss in block.losses
-        ]
+        return cells
 
     def experiment(self, point: Point) -> Experiment:
         """What a point computes."""
@@ -206,13 +218,18 @@ class Planner:
             student_train=with_fields(cell.recipes.student, point._values("student")),
             ceiling_train=cell.recipes.ceiling,
             protocol=sweep.protocol,
-            debate_prompts=sweep.debate_prompts_of(cell.task_index),
+            debate_prompts=self._prompts[cell.task_index],
         )
 
     def roles(self, point: Point) -> dict[int, Roles]:
-        """The evaluations of a point by seed."""
-        experiment = self.experiment(point)
-        return {seed: experiment.roles(seed) for seed in self.sweep.seeds}
+        """The evaluations of a point by seed; each is composed once."""
+        return {seed: self._role(point, seed) for seed in self.sweep.seeds}
+
+    def _role(self, point: Point, seed: int) -> Roles:
+        known = self._roles.setdefault(point.id, {})
+        if seed not in known:
+            known[seed] = self.experiment(point).roles(seed)
+        return known[seed]
 
     def task_label(self, task_index: int) -> str:
         """Name of a task in tables."""

@@ -8,8 +8,8 @@ pydantic model, so `serving` can define its own specs and still be parsed and ha
   instance, imports the one module whose file name is the kind, and validates its one subclass of
   `Base`.
 * `available(Base)` lists the kinds: the file names beside the base class.
-* `digest(value)` is sha256 over canonical JSON of every field, defaults included, walked by runtime
-  type.
+* `digest(value)` is sha256 over canonical JSON (`encoded`) of every field, defaults included,
+  walked by runtime type.
 """
 
 import hashlib
@@ -17,10 +17,12 @@ import importlib
 import inspect
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializeAsAny, ValidationError
 from pydantic_core import core_schema
@@ -29,6 +31,7 @@ from w2s.errors import UserError
 
 KEY_LENGTH = 16
 T = TypeVar("T", bound=BaseModel)
+V = TypeVar("V")
 
 
 class Spec(BaseModel):
@@ -130,62 +133,105 @@ OneOf = Annotated[T, SerializeAsAny(), _ByKind()]  # pyright: ignore[reportCallI
 """Field type for "some subclass of a base, named by its kind"; dumps what the subclass adds."""
 
 
-def canonical(value: Any, replace: Callable[[BaseModel], str | None] = lambda _: None) -> Any:
-    """JSON-ready form of a value in which every field of every nested spec appears.
+def encoded(value: Any, stand_in: Callable[[BaseModel], str | None] | None = None) -> str:
+    """Canonical JSON text of a value, in which every field of every nested spec appears.
 
     Models are walked by their runtime type, so a field typed as a base class keeps what its
-    subclass adds. A class attribute `version` enters beside the fields.
+    subclass adds. A class attribute `version` enters beside the fields. Names are sorted; there is
+    no space and no character beyond ASCII.
 
     Args:
         value: spec, container or scalar.
-        replace: may return a string that stands for a nested model (a stage's key).
+        stand_in: may return a string that stands for a nested model (a stage's key). A function of
+            a module: what is encoded with it is remembered as long as the model lives.
 
     Raises:
         TypeError: the value has no stable encoding (callable, set, NaN, arbitrary object).
     """
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return _quoted(value)
     if isinstance(value, BaseModel):
-        stand_in = replace(value)
-        if stand_in is not None:
-            return {"key": stand_in}
-        return fields_of(value, replace)
+        key = stand_in(value) if stand_in is not None else None
+        if key is not None:
+            return f'{{"key":{_quoted(key)}}}'
+        if not value.model_config.get("frozen"):
+            return encoded_fields(value, stand_in)
+        remembered = _TEXTS.setdefault(stand_in, ByIdentity())
+        text = remembered.get(value)
+        if text is None:
+            text = encoded_fields(value, stand_in)
+            remembered.put(value, text)
+        return text
     if isinstance(value, Enum):
-        return canonical(value.value, replace)
-    if value is None or isinstance(value, bool | int | str):
-        return value
+        return encoded(value.value, stand_in)
+    if value is None or isinstance(value, bool | int):
+        return json.dumps(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise TypeError(f"cannot hash {value}: write a finite number")
-        return value
+        return json.dumps(value)
     if isinstance(value, list | tuple):
-        return [canonical(item, replace) for item in value]
+        return f"[{','.join([encoded(item, stand_in) for item in value])}]"
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"cannot hash a table whose keys are not text: {value!r}")
-        return {key: canonical(value[key], replace) for key in sorted(value)}
+        return _table({key: encoded(item, stand_in) for key, item in value.items()})
     raise TypeError(
         f"cannot hash {value!r} of type {type(value).__name__}: make it a spec, text, a number "
         "or a list of these"
     )
 
 
-def fields_of(
-    spec: BaseModel, replace: Callable[[BaseModel], str | None] = lambda _: None
-) -> dict[str, Any]:
-    """Canonical form of one spec: its class, its `version`, and each of its fields."""
-    encoded: dict[str, Any] = {"class": f"{type(spec).__module__}.{type(spec).__qualname__}"}
+def encoded_fields(
+    spec: BaseModel, stand_in: Callable[[BaseModel], str | None] | None = None
+) -> str:
+    """Canonical JSON text of one spec, for which nothing stands in: class, `version`, fields."""
+    texts = {"class": _quoted(f"{type(spec).__module__}.{type(spec).__qualname__}")}
     version = getattr(type(spec), "version", None)
     if isinstance(version, int):
-        encoded["version"] = version
+        texts["version"] = json.dumps(version)
     names = spec.identity_fields() if isinstance(spec, Spec) else type(spec).model_fields
+    values = vars(spec)
     for name in names:
-        encoded[name] = canonical(getattr(spec, name), replace)
-    return encoded
+        texts[name] = encoded(values[name], stand_in)
+    return _table(texts)
+
+
+def _table(texts: dict[str, str]) -> str:
+    return "{" + ",".join([f"{_quoted(name)}:{texts[name]}" for name in sorted(texts)]) + "}"
+
+
+class ByIdentity(Generic[V]):
+    """What is known of objects, each told apart from equal ones and forgotten with its object."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[int, tuple[weakref.ref[Any], V]] = {}
+
+    def get(self, owner: object) -> V | None:
+        """What was put for this object, if anything."""
+        known = self._known.get(id(owner))
+        return known[1] if known is not None and known[0]() is owner else None
+
+    def put(self, owner: object, value: V) -> None:
+        """Remember a value as long as the object lives."""
+        number = id(owner)
+        gone = weakref.ref(owner, lambda _: self._known.pop(number, None))
+        self._known[number] = (gone, value)
+
+
+_TEXTS: dict[Callable[[BaseModel], str | None] | None, ByIdentity[str]] = {}
+"""Texts of frozen models by what stands in for models within them."""
 
 
 def digest(value: Any) -> str:
     """First 16 hex digits of the sha256 of the canonical JSON of `value`."""
-    encoded = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(encoded.encode()).hexdigest()[:KEY_LENGTH]
+    return digest_of_text(encoded(value))
+
+
+def digest_of_text(text: str) -> str:
+    """First 16 hex digits of the sha256 of an ASCII text."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:KEY_LENGTH]
 
 
 def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:

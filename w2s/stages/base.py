@@ -10,15 +10,18 @@ A stage writes files under `context.output_dir` and nothing else; it never looks
 the runner does caching, locks and retries.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import BaseModel
 
-from w2s.spec import Spec, digest, fields_of
+from w2s.spec import Spec, digest_of_text, encoded_fields
+from w2s.stages.sharing import Shared
+from w2s.types import Acceleration
 
 if TYPE_CHECKING:
     from serving.client import CompletionClient
@@ -60,6 +63,8 @@ class StageContext:
     """Autocast precision."""
     micro_batch_size: int | None = None
     """Examples a forward pass at most; None: the whole update."""
+    acceleration: Acceleration = field(default_factory=Acceleration)
+    """How training computes its passes."""
     clients: "Mapping[str, CompletionClient]" = field(default_factory=dict)
     """Clients of served models by the key of the model's stage or source (`serve` lane)."""
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, metrics: None
@@ -77,7 +82,7 @@ class StageContext:
         return self.inputs[stage.key]
 
 
-class Stage(Spec):
+class Stage(Spec, metaclass=Shared):
     """A node of the plan: what to compute, never where or how.
 
     Raise `version` when the result of `run` would change; the key changes with it.
@@ -96,25 +101,22 @@ class Stage(Spec):
     @property
     def kind(self) -> str:
         """Word for this stage in logs, plans and the store: the class name in snake case."""
-        name = type(self).__name__
-        return "".join(
-            "_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name)
-        )
+        return _snake_case(type(self).__name__)
 
     @cached_property
     def key(self) -> str:
         """Identity: digest of class, version, every field, and the keys of the inputs."""
-        return digest(self.identity())
+        return digest_of_text(encoded_fields(self, _key_of))
 
     def identity(self) -> dict[str, Any]:
         """The canonical form that `key` hashes, with each input stage replaced by its key."""
-        return fields_of(self, lambda value: value.key if isinstance(value, Stage) else None)
+        return json.loads(encoded_fields(self, _key_of))
 
     @cached_property
     def inputs(self) -> "tuple[Stage, ...]":
         """The stages this one reads, each once, in field order."""
         found: dict[str, Stage] = {}
-        for name in type(self).model_fields:
+        for name in _composite_fields(type(self)):
             for stage in _stages_in(getattr(self, name)):
                 found.setdefault(stage.key, stage)
         return tuple(found.values())
@@ -147,6 +149,11 @@ class Stage(Spec):
         raise NotImplementedError
 
 
+@cache
+def _snake_case(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
 def closure(
     stages: Iterable[Stage], leaf: Callable[[Stage], bool] = lambda stage: False
 ) -> dict[str, Stage]:
@@ -170,11 +177,15 @@ def closure(
     return found
 
 
+def _key_of(value: BaseModel) -> str | None:
+    return value.key if isinstance(value, Stage) else None
+
+
 def _stages_in(value: Any) -> Iterator[Stage]:
     if isinstance(value, Stage):
         yield value
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
+        for name in _composite_fields(type(value)):
             yield from _stages_in(getattr(value, name))
     elif isinstance(value, list | tuple):
         for item in value:
@@ -182,3 +193,19 @@ def _stages_in(value: Any) -> Iterator[Stage]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _stages_in(item)
+
+
+@cache
+def _composite_fields(kind: type[BaseModel]) -> tuple[str, ...]:
+    """Names of the fields that can hold a stage."""
+    return tuple(
+        name for name, field in kind.model_fields.items() if not _is_plain(field.annotation)
+    )
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether a type is of scalars alone, or of tuples of them."""
+    if get_origin(annotation) is Literal or annotation in (str, int, float, bool, type(None), ...):
+        return True
+    inner = get_args(annotation)
+    return bool(inner) and all(map(_is_plain, inner))

@@ -1,0 +1,64 @@
+"""`Shared`: equal stages of a process are one object, so a plan builds and hashes each once.
+
+A method composes its stages anew for every point, and most of them are the same as another point's.
+A stage class that is called with fields it was called with before gives the stage that it made
+then, as long as somebody holds it. Stages are frozen, so nobody can tell, except by the time it
+takes.
+"""
+
+import weakref
+from typing import Any
+
+from pydantic import BaseModel
+
+from w2s.spec import ByIdentity
+
+_MADE: "weakref.WeakValueDictionary[tuple[Any, ...], Any]" = weakref.WeakValueDictionary()
+"""Stages by class, version and the tokens of the given fields."""
+_TOKENS: ByIdentity[object] = ByIdentity()
+"""Token of each spec that was a field."""
+_EQUAL: "weakref.WeakKeyDictionary[Any, object]" = weakref.WeakKeyDictionary()
+"""The same, for a spec that equals another one."""
+
+
+class Shared(type(BaseModel)):
+    """Metaclass of stages."""
+
+    def __call__(cls, /, **fields: Any) -> Any:
+        """The stage with these fields; parsed and unpickled stages are their own."""
+        try:
+            tokens = [_token(value) for value in fields.values()]
+            name = (cls, cls.version, *fields, *tokens)
+            found = _MADE.get(name)
+        except TypeError:  # A field that has no hash, such as a table.
+            return super().__call__(**fields)
+        if found is not None:
+            return found
+        made = super().__call__(**fields)
+        # A token is good as long as what it is of lives: the stage must be what holds it.
+        if all(
+            given is value or _token(value) == token
+            for given, value, token in zip(
+                fields.values(), map(vars(made).get, fields), tokens, strict=True
+            )
+        ):
+            _MADE[name] = made
+        return made
+
+
+def _token(value: Any) -> Any:
+    """What tells a value of a field from every other: its value, of a stage which one it is."""
+    kind = type(value)
+    if kind is str:
+        return value
+    if isinstance(kind, Shared):
+        return id(value), Shared
+    if kind is tuple or kind is list:
+        return tuple([_token(item) for item in value])
+    if isinstance(value, BaseModel):
+        token = _TOKENS.get(value)
+        if token is None:
+            token = _EQUAL.setdefault(value, object())
+            _TOKENS.put(value, token)
+        return token
+    return kind, value  # 1, 1.0 and True are equal, and not the same in a key.
