@@ -25,6 +25,7 @@ from sweeps.manifest import (
     key_of,
     parse_manifest,
     stage_folder,
+    stream_checksum,
 )
 from sweeps.records import CURVE_FILE, STAGE_FILE, read_record
 from sweeps.scratch import Scratch
@@ -84,11 +85,12 @@ class ArtifactReader:
         cache_root = Path(cache) if cache else Path.home() / ".cache" / "w2s"
         self.digest = hashlib.sha256(self.root.encode()).hexdigest()[:16]
         """Tells this root from others with the same last folder."""
-        self._cache = cache_root.absolute() / self.digest
+        self.copies = cache_root.absolute() / self.digest
+        """Folder of this machine for copies of remote artifacts."""
         self._verified = Verified()
         self._indexes: dict[str, dict[str, str]] = {}
         self._manifests: dict[Place, Manifest] = {}
-        here = Path(self.root) if self.is_local else self._cache
+        here = Path(self.root) if self.is_local else self.copies
         self._scratch = Scratch(here / SCRATCH_FOLDER)
 
     @property
@@ -100,7 +102,7 @@ class ArtifactReader:
         if self.is_local:
             return Path(self.root)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.root.rpartition("/")[2])
-        return self._cache.parent / "runs" / f"{name}-{self.digest}"
+        return self.copies.parent / "runs" / f"{name}-{self.digest}"
 
     # What is there
 
@@ -186,7 +188,7 @@ class ArtifactReader:
             if isinstance(self.files, LocalFiles):
                 folder = Path(self.files.path(place.path)) / manifest.attempt
             else:
-                folder = self._copy_of(place, manifest)
+                folder = self.copy_of(place, manifest)
                 if not folder.exists():
                     self._download(place, manifest, folder)
             try:
@@ -256,8 +258,9 @@ class ArtifactReader:
             raise BrokenFiles(f"{file} has the wrong checksum")
         return data
 
-    def _copy_of(self, place: Place, manifest: Manifest) -> Path:
-        return self._cache / place.kind / place.folder / (manifest.attempt or "0")
+    def copy_of(self, place: Place, manifest: Manifest) -> Path:
+        """Where the copy of a remote artifact is on this machine, if there is one."""
+        return self.copies / place.kind / place.folder / (manifest.attempt or "0")
 
     def _download(self, place: Place, manifest: Manifest, copy: Path) -> None:
         with self._scratch.folder(place.key) as scratch:
@@ -305,7 +308,7 @@ class ArtifactReader:
                     )
                 if checksums:
                     with self.files.stream(f"{base}/{name}") as file:
-                        if checksum(file) != facts.sha256:
+                        if stream_checksum(file) != facts.sha256:
                             raise BrokenFiles(f"{name} has the wrong checksum")
         self._record(place)
         return manifest

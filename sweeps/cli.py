@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _DESCRIPTION = """\
 Weak-to-strong generalization sweeps: plan them, run them on Ray, compare them in MLflow.
@@ -247,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tracking-uri", help="MLflow to write to (default: where the log was meant to go)"
     )
 
+    _store(verb)
+
     list_kinds = verb(
         "list",
         "what can be named in a sweep file",
@@ -270,6 +272,97 @@ def _parser() -> argparse.ArgumentParser:
     )
     list_kinds.add_argument("name", nargs="?", help="one of them: fields, defaults, what they mean")
     return parser
+
+
+def _store(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    store = verb(
+        "store",
+        "check, clean, export and import the artifact store",
+        "Keep an artifact store in order. Every artifact has a manifest with the checksums of its\n"
+        "files; a sweep checks them before it reads, sets what is damaged aside and makes it\n"
+        "again. These verbs do the rest; each takes --store FOLDER or s3://bucket/prefix.",
+        "  w2s store verify                      compare every file with its checksum\n"
+        "  w2s store gc                          what no sweep refers to, with sizes\n"
+        "  w2s store gc --delete                 remove it\n"
+        "  w2s store export almanac              all artifacts of a sweep as almanac.tar\n"
+        "  w2s store import almanac.tar --store s3://bucket/w2s\n",
+    )
+    verbs = store.add_subparsers(dest="store_verb", metavar="VERB", title="verbs", required=True)
+
+    def store_verb(name: str, help_text: str, description: str) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(
+            name,
+            help=help_text,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument(
+            "--store", default="w2s_store", help="artifact store (default: %(default)s)"
+        )
+        return parser
+
+    verify = store_verb(
+        "verify",
+        "compare every file with its checksum",
+        "Compare the files of artifacts with their manifests: names, sizes and checksums. Exit\n"
+        "code 0: all are whole; 1: some are damaged, and each is named with what is wrong.",
+    )
+    verify.add_argument(
+        "keys", nargs="*", metavar="KEY", help="keys or their beginnings (default: all artifacts)"
+    )
+    verify.add_argument(
+        "--quick", action="store_true", help="names and sizes alone; no file is read"
+    )
+    verify.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="move damaged artifacts to .broken in the store, so that the next run makes them",
+    )
+
+    collect = store_verb(
+        "gc",
+        "remove what no sweep refers to",
+        "List what may go, with sizes: artifacts that no sweep refers to, and what killed\n"
+        "attempts, damage and finished stages have left. Nothing is removed without --delete.\n\n"
+        "A sweep refers to all stages of its last complete run and of every run begun since. What\n"
+        "was written in the last hours stays (--older-than), because a run may be about to use it.",
+    )
+    collect.add_argument("--delete", action="store_true", help="remove what is listed")
+    collect.add_argument("--list", action="store_true", help="one line for each place")
+    collect.add_argument(
+        "--older-than",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="what was written later than this many hours ago stays (default: %(default)s)",
+    )
+    collect.add_argument(
+        "--forget",
+        action="append",
+        default=[],
+        metavar="SWEEP",
+        help="count a sweep as one that refers to nothing; may be repeated",
+    )
+
+    export = store_verb(
+        "export",
+        "write the artifacts of a sweep to one file",
+        "Write every artifact that a sweep refers to, checked, to a tar file that `w2s store\n"
+        "import` takes into another store. Report and search come from `w2s run` there, which\n"
+        "finds the stages cached.",
+    )
+    export.add_argument("sweep", help="name of a sweep that has run in this store")
+    export.add_argument("--out", metavar="FILE.tar", help="file to write (default: SWEEP.tar)")
+
+    take_in = store_verb(
+        "import",
+        "take in the artifacts of an exported sweep",
+        "Check a file that `w2s store export` has written and take its artifacts in, each as a\n"
+        "whole or not at all. Every checksum is compared; links, paths that leave the store and\n"
+        "files that could run code are refused; what the store has already stays as it is. A key\n"
+        "says what was to be computed, not who did: import from people you trust.",
+    )
+    take_in.add_argument("archive", metavar="FILE.tar", help="the exported file")
 
 
 def _file(parser: argparse.ArgumentParser) -> None:

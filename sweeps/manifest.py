@@ -65,6 +65,10 @@ class Manifest(BaseModel):
         """Bytes of all files."""
         return sum(facts.size for facts in self.files.values())
 
+    def dump(self) -> bytes:
+        """The content of `manifest.json`."""
+        return self.model_dump_json(indent=1, exclude_defaults=True).encode()
+
 
 class Verified:
     """Files whose checksum was found right, so that it is not computed again while they last."""
@@ -177,14 +181,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checksum(data: IO[bytes] | bytes) -> str:
-    """SHA-256 of bytes, or of what is left in an open file, in hex digits."""
+def checksum(data: bytes) -> str:
+    """SHA-256 of bytes in hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def stream_checksum(source: IO[bytes], copy: IO[bytes] | None = None) -> str:
+    """SHA-256 of what is left in an open file, in hex digits; it may be copied on the way."""
     digest = hashlib.sha256()
-    if isinstance(data, bytes):
-        digest.update(data)
-    else:
-        while block := data.read(2**20):
-            digest.update(block)
+    while block := source.read(2**20):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
     return digest.hexdigest()
 
 

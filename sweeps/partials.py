@@ -47,9 +47,8 @@ class Partials:
         older = self._attempts(key)
         number = int(older[0].partition("-")[0]) + 1 if older else 1
         new = f"{PARTIAL_FOLDER}/{key}/{number:08d}-{uuid.uuid4().hex[:8]}"
-        data = manifest.model_dump_json(indent=1, exclude_defaults=True).encode()
         if isinstance(self._files, LocalFiles):
-            (folder / MANIFEST_FILE).write_bytes(data)
+            (folder / MANIFEST_FILE).write_bytes(manifest.dump())
             final = Path(self._files.path(new))
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -60,7 +59,7 @@ class Partials:
                 shutil.copytree(folder, scratch / "copy").rename(final)
         else:
             self._files.put(folder, manifest.files, new)
-            self._files.write(f"{new}/{MANIFEST_FILE}", data)
+            self._files.write(f"{new}/{MANIFEST_FILE}", manifest.dump())
         shutil.rmtree(folder, ignore_errors=True)
         for name in older:
             self._files.remove_tree(f"{PARTIAL_FOLDER}/{key}/{name}")

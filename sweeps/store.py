@@ -48,7 +48,7 @@ class ArtifactStore(ArtifactReader):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """Pickle as root and cache; file systems hold connections."""
-        return (ArtifactStore, (self.root, str(self._cache.parent)))
+        return (ArtifactStore, (self.root, str(self.copies.parent)))
 
     def check_writable(self) -> None:
         """Write and remove a small file.
@@ -123,7 +123,7 @@ class ArtifactStore(ArtifactReader):
             folder: on the file system of `scratch`; it is the store's from here on.
             manifest: what is in it; of a remote store's artifact with a new attempt's name.
         """
-        data = manifest.model_dump_json(indent=1, exclude_defaults=True).encode()
+        data = manifest.dump()
         if isinstance(self.files, LocalFiles):
             (folder / MANIFEST_FILE).write_bytes(data)
             return self._rename(place, folder, self.files)
@@ -139,7 +139,7 @@ class ArtifactStore(ArtifactReader):
                 self.files.remove_tree(target)
             return False
         self._manifests[place] = manifest
-        self._keep_copy(folder, self._copy_of(place, manifest))
+        self._keep_copy(folder, self.copy_of(place, manifest))
         return True
 
     def _rename(self, place: Place, folder: Path, files: LocalFiles) -> bool:
@@ -167,6 +167,20 @@ class ArtifactStore(ArtifactReader):
                     with contextlib.suppress(OSError):
                         moved.rename(final)
                     return False
+
+    def discard(self, place: Place) -> None:
+        """Remove an artifact; it is none from the first moment on.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        if isinstance(self.files, LocalFiles):
+            with self.scratch("discarded") as folder:
+                Path(self.files.path(place.path)).rename(folder / "artifact")
+        else:
+            self.files.remove(place.manifest)
+            self.files.remove_tree(place.path)
+        self._forget(place)
 
     # What went wrong
 
