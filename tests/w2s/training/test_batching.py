@@ -9,11 +9,13 @@ from transformers import PreTrainedTokenizerFast
 from w2s.training.batching import (
     TokenRows,
     collate,
+    cut_update,
     padding_share,
     plan_inference,
     plan_updates,
     tokenize,
 )
+from w2s.training.parallel import Replicas
 
 
 @pytest.fixture
@@ -127,3 +129,45 @@ def test_empty_text_is_one_token() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
     rows = tokenize(tokenizer, ["", "a"], max_length=4)
     assert [row_of(rows, 0), row_of(rows, 1)] == [[1], [0]]
+
+
+def cuts(
+    update: list[int], replicas: Replicas, rows: int | None = None, tokens: int | None = None
+) -> list[tuple[list[int], float]]:
+    """Rows and weight of each part; row i has i tokens."""
+    found = cut_update(
+        np.array(update, dtype=np.int64),
+        np.arange(30),
+        replicas,
+        max_rows=rows,
+        max_tokens=tokens,
+    )
+    return [(cut.rows_B.tolist(), cut.weight) for cut in found]
+
+
+def test_parts_of_an_update_hold_so_many_tokens_with_padding() -> None:
+    alone = Replicas()
+    # 2 x 3 = 6 tokens; with the row of 4 it would be 12.
+    found = cuts([2, 3, 4, 5, 20, 1, 1, 1], alone, tokens=8)
+    assert [part for part, _ in found] == [[2, 3], [4], [5], [20], [1, 1, 1]]
+    assert {weight for _, weight in found} == {1 / 8}
+    both = cuts([2, 3, 4, 5, 20, 1, 1, 1], alone, rows=2, tokens=8)
+    assert [part for part, _ in both] == [[2, 3], [4], [5], [20], [1, 1], [1]]
+    assert cuts([2, 3, 4], alone) == [([2, 3, 4], 1 / 3)]
+    assert cuts([2, 3, 4], alone, rows=2) == [([2, 3], 1 / 3), ([4], 1 / 3)]
+
+
+def test_a_replica_without_rows_goes_through_one_that_counts_nothing() -> None:
+    assert cuts([7], Replicas(0, 2)) == [([7], 0.0)]
+    assert cuts([7], Replicas(1, 2)) == [([7], 1.0)]
+
+
+def test_replicas_that_share_a_model_out_make_equally_many_passes() -> None:
+    update = [2, 3, 4, 5, 6]
+    first, second = (cuts(update, Replicas(rank, 2, shards=True), rows=2) for rank in range(2))
+    assert first == [([2, 3], 0.2), ([2], 0.0)]
+    assert second == [([4, 5], 0.2), ([6], 0.2)]
+    assert cuts(update, Replicas(0, 2), rows=2) == [([2, 3], 0.2)]
+    first, second = (cuts(update, Replicas(rank, 2, shards=True), tokens=6) for rank in range(2))
+    assert first == [([2, 3], 0.2), ([2], 0.0), ([2], 0.0)]
+    assert second == [([4], 0.2), ([5], 0.2), ([6], 0.2)]
