@@ -10,8 +10,9 @@ which stages get a seat, which units start and stop, and which gangs end:
 2. Of the others the one whose units serve the most waiting stages goes first, then the oldest.
    Units that nobody uses stop for it at once, and so do gangs without work.
 3. Who has waited for longer than a turn goes before all others, the oldest first, and what stands
-   in its way drains: units get no new stage, gangs end after the stage they run. Training that
-   waits without a single gang is one of those who wait. So serving and training take turns.
+   in its way drains once it has been there for a turn: units get no new stage, gangs end after the
+   stage they run. Training that waits without a single gang is one of those who wait. So models
+   take turns, and so do serving and training.
 4. What is needed soon starts early, in room that nobody waits for.
 """
 
@@ -54,6 +55,8 @@ class Held:
     """Keys of the stages that have a seat at it."""
     idle_since: float = 0.0
     """When the last of them left."""
+    up_since: float = 0.0
+    """When it came up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Wish:
     units: tuple[Unit, ...]
     """Models it talks to."""
     since: float
-    """When it became ready."""
+    """When it became ready, or when the model it lacks was last there, if that was later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class GangUse:
     """Number of the gang."""
     group: Group
     """Its workers."""
+    since: float = 0.0
+    """When it started."""
     is_useless: bool = False
     """No stage is ready for it."""
     is_ending: bool = False
@@ -115,7 +120,7 @@ class Scene:
     seats: int = 1
     """Stages that may get a seat now."""
     turn_s: float = 120.0
-    """Wait after which somebody goes before all others."""
+    """Wait after which somebody goes before all others, and what others have at least."""
     idle_s: float = 20.0
     """Time after which a unit stops that nobody needs."""
 
@@ -176,6 +181,8 @@ class _Decider:
         """Units that shall go for somebody whose turn it is."""
         self._kept: list[Group] = []
         """Room that is kept free for training."""
+        self._used: set[str] = set()
+        """Units of stages that get a seat now."""
         self._is_blocked = False
         """A stage waits for room."""
 
@@ -223,8 +230,7 @@ class _Decider:
 
     def _evict_for_training(self, need: TrainingNeed) -> None:
         """Stop units that nobody uses, where that lets a gang start."""
-        seats = [wish for wish in self._scene.wishes if not self._missing(wish)]
-        keep = {unit.key for wish in seats for unit in wish.units}
+        keep = self._useful()
         if not need.is_starved:
             keep.update(unit.key for unit in self._scene.soon)
         idle = [held for held in self._idle() if held.unit.key not in keep]
@@ -252,6 +258,11 @@ class _Decider:
             and (unit.key not in held or held[unit.key].state == "stopping" or unit.key in stopped)
         ]
 
+    def _useful(self) -> set[str]:
+        """Units of stages that lack none: they could have a seat at once."""
+        able = [wish for wish in self._scene.wishes if not self._missing(wish)]
+        return {unit.key for wish in able for unit in wish.units}
+
     def _seat_where_up(self, waiting: Sequence[Wish]) -> list[Wish]:
         """Seat those whose units are there; returns the others."""
         left = []
@@ -261,7 +272,7 @@ class _Decider:
             if self._missing(wish):
                 left.append(wish)
             elif has_seat and not drained:
-                self._made.seat.append(wish.stage)
+                self._give_seat(wish)
         return left
 
     def _admit(self, wish: Wish) -> bool:
@@ -276,8 +287,12 @@ class _Decider:
         if not fits(self._scene.nodes, self._taken(), [unit.group for unit in missing]):
             return False
         self._made.start.extend(missing)
-        self._made.seat.append(wish.stage)
+        self._give_seat(wish)
         return True
+
+    def _give_seat(self, wish: Wish) -> None:
+        self._made.seat.append(wish.stage)
+        self._used.update(unit.key for unit in wish.units)
 
     def _served_with(self, wish: Wish) -> int:
         """Waiting stages that could run on the units of this one."""
@@ -292,16 +307,20 @@ class _Decider:
         units = [held.unit.group for key, held in scene.held.items() if key not in without]
         started = [unit.group for unit in made.start]
         workers = [gang.group for gang in scene.gangs if gang.id not in gangs]
-        return [*units, *started, *workers, *made.reserved, *self._kept]
+        # First, or room that is kept would be left out where others have it for now.
+        return [*made.reserved, *self._kept, *units, *started, *workers]
 
     def _idle(self) -> list[Held]:
         """Units that nobody uses, the longest idle first."""
         found = [
             held
             for held in self._scene.held.values()
-            if not held.users and held.state != "stopping" and held.unit.per_replica
+            if self._is_idle(held) and held.state != "stopping" and held.unit.per_replica
         ]
         return sorted(found, key=lambda held: held.idle_since)
+
+    def _is_idle(self, held: Held) -> bool:
+        return not held.users and held.unit.key not in self._used
 
     def _going(self) -> set[str]:
         """Units that take room for a moment more."""
@@ -354,21 +373,34 @@ class _Decider:
     def _drain(self, keys: Collection[str]) -> None:
         """Units get no new stage, and stop when the last one has left."""
         self._draining.update(keys)
-        self._stop([key for key in keys if not self._scene.held[key].users])
+        self._stop([key for key in keys if self._is_idle(self._scene.held[key])])
 
     def _in_the_way(
         self, wanted: Sequence[Group], keep: Collection[str], gangs: Sequence[GangUse]
     ) -> tuple[set[str], list[int]]:
-        """Units and gangs that must go before groups fit, in the order that costs least."""
-        scene = self._scene
+        """Units and gangs that must go before groups fit, in the order that costs least.
+
+        None where those that have had their turn are not enough.
+        """
+        scene, useful = self._scene, self._useful()
         units = [
             held
             for key, held in scene.held.items()
-            if key not in keep and held.unit.per_replica and held.state != "stopping"
+            if key not in keep
+            and held.unit.per_replica
+            and held.state != "stopping"
+            and (
+                (self._is_idle(held) and key not in useful)
+                or (held.state == "up" and self._is_late(held.up_since))
+            )
         ]
         units.sort(key=lambda held: (len(held.users), held.idle_since))
         going, ending = self._going(), self._ending()
-        alive = [gang for gang in gangs if gang.id not in ending]
+        alive = [
+            gang
+            for gang in gangs
+            if gang.id not in ending and (gang.is_useless or self._is_late(gang.since))
+        ]
         # Gangs without work first, those with some last.
         order: list[str | int] = [gang.id for gang in alive if gang.is_useless]
         order.extend(held.unit.key for held in units)

@@ -132,9 +132,9 @@ def check_models_fit(
     for stage in stages:
         models = [m for m in stage.served_models if served_key(m) not in execution.remote]
         units = {unit.key: unit for unit in (unit_of(model, execution) for model in models)}
-        if units.keys() in checked:
+        if (keys := frozenset(units)) in checked:
             continue
-        checked.add(frozenset(units))
+        checked.add(keys)
         if not fits(nodes, (), [unit.group for unit in units.values()]):
             raise UserError(_too_large(stage, models, execution, nodes))
 

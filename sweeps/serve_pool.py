@@ -105,6 +105,8 @@ class ServePool:
         self._running: set[str] = set()
         """Those of them whose models are up."""
         self._ready_since: dict[str, float] = {}
+        self._gone_since: dict[str, float] = {}
+        """When a unit was taken down last."""
         self._starved_since: float | None = None
         self._reserved: list[Group] = []
         self._decided: tuple[object, float] = (None, 0.0)
@@ -117,8 +119,8 @@ class ServePool:
 
     @property
     def taken(self) -> list[Group]:
-        """(count, resources) of what models reserve, and of what is kept free for them."""
-        return [*(held.unit.group for held in self._held.values()), *self._reserved]
+        """(count, resources) of what is kept free for models, and of what they reserve."""
+        return [*self._reserved, *(held.unit.group for held in self._held.values())]
 
     def schedule(self, nodes: Sequence[Resources], gangs: Sequence[Gangs]) -> None:
         """Bring models up and down, give stages to those that are up, and end gangs for them.
@@ -186,9 +188,7 @@ class ServePool:
         ready: dict[str, Node],
     ) -> Decision:
         self._ready_since = {key: self._ready_since.get(key, now) for key in ready}
-        wishes = [
-            Wish(key, self._units(node), self._ready_since[key]) for key, node in ready.items()
-        ]
+        wishes = [self._wish(node) for node in ready.values()]
         # What a cluster that has lost a node cannot hold must not make everything else drain.
         possible = [w for w in wishes if fits(nodes, (), [unit.group for unit in w.units])]
         running = [node for node, _ in self._seats.values()]
@@ -208,6 +208,11 @@ class ServePool:
                 idle_s=min(idles, default=0.0),
             )
         )
+
+    def _wish(self, node: Node) -> Wish:
+        units, since = self._units(node), self._ready_since[node.stage.key]
+        gone = [self._gone_since.get(unit.key, since) for unit in units]
+        return Wish(node.stage.key, units, max(since, *gone) if gone else since)
 
     def _training(self, now: float, shortages: Sequence[Shortage]) -> TrainingNeed | None:
         worst = max(shortages, key=lambda shortage: shortage.is_starved, default=None)
@@ -315,7 +320,7 @@ class ServePool:
         else:
             if held.state == "starting":
                 held.state = "up"
-                held.idle_since = self._clock()
+                held.idle_since = held.up_since = self._clock()
                 for stage in sorted(held.users):
                     self._run_if_up(stage)
         self._on_change()
@@ -337,6 +342,7 @@ class ServePool:
             log.warning("model=%s may still be up: %s", held.unit.key, error)
         if self._held.get(held.unit.key) is held:
             del self._held[held.unit.key]
+            self._gone_since[held.unit.key] = self._clock()
         self._on_change()
 
     def _forget_host(self, host: Any, error: RayActorError) -> None:

@@ -29,7 +29,7 @@ from w2s.stages.base import Stage
 log = logging.getLogger(__name__)
 
 START_GRACE_S = 30.0
-"""Time beyond a placement's own after which a start that hangs counts as failed."""
+"""A backend that watches its own time is done by then."""
 
 
 @dataclass(slots=True)
@@ -50,9 +50,18 @@ class ServedModels:
     Models start beside each other; models that share replicas start once.
     """
 
-    def __init__(self, backend: Backend, execution: Execution) -> None:
-        """Args: backend: brings models up. execution: placement, bounds of traffic, patience."""
+    def __init__(
+        self, backend: Backend, execution: Execution, grace_s: float = START_GRACE_S
+    ) -> None:
+        """Start with no model.
+
+        Args:
+            backend: brings models up.
+            execution: placement and bounds of traffic.
+            grace_s: seconds beyond a placement's own after which a start that hangs has failed.
+        """
         self._backend = backend
+        self._grace_s = grace_s
         self._execution = execution
         self._entries: dict[str, _Entry] = {}
 
@@ -166,7 +175,7 @@ class ServedModels:
         placement = self._execution.placement_of(served.base)
         backend = self._backend_of(served)
         deployed = asyncio.ensure_future(asyncio.to_thread(backend.deploy, served.model, placement))
-        patience_s = placement.start_timeout_s + START_GRACE_S
+        patience_s = placement.start_timeout_s + self._grace_s
         try:
             endpoint = await asyncio.wait_for(asyncio.shield(deployed), patience_s)
         except TimeoutError as error:

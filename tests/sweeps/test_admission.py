@@ -22,8 +22,8 @@ FREE = Unit("free")
 """A model that takes no room."""
 
 
-def up(*units: Unit, users: tuple[str, ...] = (), idle_since: float = 0.0) -> dict[str, Held]:
-    return {unit.key: Held(unit, "up", set(users), idle_since) for unit in units}
+def up(*units: Unit, users: tuple[str, ...] = (), since: float = 0.0) -> dict[str, Held]:
+    return {unit.key: Held(unit, "up", set(users), since, since) for unit in units}
 
 
 def decided(**fields: Any) -> Decision:
@@ -102,6 +102,17 @@ def test_a_stage_that_waits_for_longer_than_a_turn_drains_what_is_in_its_way():
     assert decided(now=101.0, held=held, wishes=wishes).stop == ["a"]
     made = decided(now=101.0, wishes=wishes)
     assert (made.seat, made.start) == (["old"], [B])
+
+
+def test_a_model_has_its_turn_before_it_drains_for_whoever_waits_too_long():
+    wishes = [Wish("old", (B,), 0.0), Wish("new", (A,), 90.0)]
+    made = decided(now=150.0, held=up(A, users=("running",), since=60.0), wishes=wishes)
+    assert (made.seat, made.stop, made.reserved) == (["new"], [], [B.group])
+    made = decided(now=161.0, held=up(A, users=("running",), since=60.0), wishes=wishes)
+    assert made.seat == []
+    young = [GangUse(1, (1, {"CPU": 1.0}), since=60.0)]
+    assert decided(now=150.0, gangs=young, wishes=wishes[:1]).end_gangs == []
+    assert decided(now=161.0, gangs=young, wishes=wishes[:1]).end_gangs == [1]
 
 
 def test_gangs_without_work_end_for_a_stage_at_once_and_working_ones_after_a_turn():

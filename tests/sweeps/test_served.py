@@ -63,35 +63,19 @@ def teachers(*names: str) -> dict[str, Servable]:
     return found
 
 
-def test_stages_that_name_one_model_share_it_and_it_goes_when_unused() -> None:
+def test_stages_that_name_one_model_share_it_until_it_is_taken_down() -> None:
     async def script() -> None:
         served = ServedModels(Recorder(), EXECUTION)
+        await served.bring_up(models("m")["key-m"])
         async with served.lease(models("m")) as first, served.lease(models("m")) as second:
             assert first["key-m"] is second["key-m"]
-            await served.remove_idle(0.0)
-            assert served.names == ("m",)
-        await served.remove_idle(100.0)
         assert served.names == ("m",)
-        await served.remove_idle(0.0)
+        await served.take_down("m")
         assert served.names == ()
+        await served.take_down("m")
 
     asyncio.run(script())
     assert CALLS == ["deploy m", "remove m"]
-
-
-def test_wanted_model_starts_before_anybody_leases_it_and_stays() -> None:
-    async def script() -> None:
-        served = ServedModels(Recorder(), EXECUTION)
-        served.want(models("m"))
-        while not CALLS:
-            await asyncio.sleep(0.01)
-        await served.remove_idle(0.0)
-        assert served.names == ("m",)
-        served.want({})
-        await served.remove_idle(0.0)
-        assert served.names == ()
-
-    asyncio.run(script())
 
 
 def test_model_that_does_not_start_fails_its_stage_and_is_tried_again_by_the_next() -> None:
@@ -113,17 +97,19 @@ def test_close_takes_down_a_model_that_is_still_starting() -> None:
 
     async def script() -> None:
         served = ServedModels(Recorder(), EXECUTION)
-        served.want(models("m"))
+        starting = asyncio.ensure_future(served.bring_up(models("m")["key-m"]))
+        await asyncio.sleep(0.01)
         closing = asyncio.ensure_future(served.close())
         await asyncio.sleep(0.01)
         GATE.set()
         await closing
+        await starting
 
     asyncio.run(script())
     assert CALLS == ["deploy m", "remove m"]
 
 
-def test_a_model_behind_a_url_is_served_by_its_own_backend_takes_no_room_and_stays() -> None:
+def test_a_model_behind_a_url_is_served_by_its_own_backend_and_keeps_its_client() -> None:
     class Elsewhere(Recorder, frozen=True):
         def deploy_all(
             self, models: Sequence[ServedModel], placement: Placement
@@ -135,9 +121,8 @@ def test_a_model_behind_a_url_is_served_by_its_own_backend_takes_no_room_and_sta
         execution = replace(EXECUTION, remote={"key-far": Elsewhere()})
         served = ServedModels(Recorder(), execution)
         async with served.lease(models("near", "far")) as clients:
-            assert served.names == ("near",)
             far = clients["key-far"]
-        await served.remove_idle(0.0)
+        await served.take_down("near")
         async with served.lease(models("far")) as clients:
             assert clients["key-far"] is far
         await served.close()
@@ -147,19 +132,35 @@ def test_a_model_behind_a_url_is_served_by_its_own_backend_takes_no_room_and_sta
     assert CALLS[3:] == ["remove near", "remove far"]
 
 
-def test_a_model_stays_up_between_stages_while_a_later_one_wants_it() -> None:
+def test_a_start_that_hangs_fails_with_its_cause_and_is_removed_when_it_answers() -> None:
+    GATE.clear()
+    execution = replace(EXECUTION, placement=Placement(start_timeout_s=0.05))
+
     async def script() -> None:
-        served = ServedModels(Recorder(), EXECUTION)
-        served.want(models("m"))
-        for _ in range(3):
-            async with served.lease(models("m")):
-                pass
-            await served.remove_idle(0.0)
-        served.want({})
-        await served.remove_idle(0.0)
+        served = ServedModels(Recorder(), execution, grace_s=0.05)
+        with pytest.raises(DeploymentFailed, match=r"'m' is not up after 0\.1 s, and its start"):
+            await served.bring_up(models("m")["key-m"])
+        GATE.set()
+        while "remove m" not in CALLS:
+            await asyncio.sleep(0.01)
+        await served.bring_up(models("m")["key-m"])
 
     asyncio.run(script())
-    assert CALLS == ["deploy m", "remove m"]
+    assert CALLS == ["deploy m", "remove m", "deploy m"]
+
+
+def test_a_model_is_deployed_again_after_a_request_to_it_failed_for_good() -> None:
+    async def script() -> None:
+        served = ServedModels(Recorder(), EXECUTION)
+        for _ in range(2):
+            async with served.lease(models("m")):
+                pass
+        served.doubt(models("m"))
+        async with served.lease(models("m")):
+            pass
+
+    asyncio.run(script())
+    assert CALLS == ["deploy m", "deploy m"]
 
 
 def test_teachers_of_one_base_share_replicas_and_have_endpoints_of_their_own() -> None:
@@ -174,7 +175,8 @@ def test_teachers_of_one_base_share_replicas_and_have_endpoints_of_their_own() -
 
     async def script() -> None:
         served = ServedModels(Watcher(), EXECUTION)
-        served.want(teachers("t0", "t1"))
+        async with served.endpoints(teachers("t0", "t1")):
+            pass
         async with served.endpoints(teachers("t0", "t1", "late")) as endpoints:
             reached = {key: (e.model, e.adapter and e.adapter.name) for key, e in endpoints.items()}
             assert reached == {f"key-{n}": (n, n) for n in ("t0", "t1", "late")}
@@ -188,7 +190,7 @@ def test_teachers_of_one_base_share_replicas_and_have_endpoints_of_their_own() -
     assert CALLS == ["deploy shared", "remove shared"]
 
 
-def test_models_run_and_reserve_as_their_own_placement_says() -> None:
+def test_models_run_as_their_own_placement_says() -> None:
     seen: dict[str, Placement] = {}
 
     class Watcher(Recorder, frozen=True):
@@ -204,7 +206,7 @@ def test_models_run_and_reserve_as_their_own_placement_says() -> None:
     async def script() -> None:
         served = ServedModels(Watcher(), execution)
         async with served.lease(models("big", "small")):
-            assert served.taken == [(3, {"GPU": 2}), (1, {"GPU": 0.5})]
+            pass
         await served.close()
 
     asyncio.run(script())
