@@ -27,6 +27,7 @@ from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
+from sweeps.placements import check_models_fit
 from sweeps.resources import Execution, check_fits
 from sweeps.serve_pool import ServePool, start_host
 from sweeps.settling import Settling
@@ -115,11 +116,17 @@ class StageBroker:
         Args:
             caller: whose signs of life keep the request alive.
             stages: stages, or keys of registered ones.
+
+        Raises:
+            UserError: the cluster can never hold the models that one of them talks to.
         """
         self._seen[caller] = time.monotonic()
         roots = [self._known[stage] if isinstance(stage, str) else stage for stage in stages]
         self.register(roots)
-        present = await asyncio.to_thread(self._store.present, self._board.unknown(roots))
+        unknown = self._board.unknown(roots)
+        present = await asyncio.to_thread(self._store.present, unknown)
+        missing = [stage for stage in unknown if stage.key not in present]
+        check_models_fit(missing, self._execution, self._nodes)
         number = self._board.add(roots, present, self._execution)
         self._callers[number] = caller
         self._ends[number] = asyncio.Event()

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from sweeps.events import BrokerSnapshot, StageEvent
-from w2s.errors import StageFailed
+from w2s.errors import StageFailed, UserError
 from w2s.stages.base import Stage
 
 
@@ -28,8 +28,15 @@ class BrokerClient:
         ray.get(self._broker.register.remote(list(stages)))
 
     def ask(self, stages: Sequence[Stage | str]) -> int:
-        """Ask for stages, or keys of registered ones; returns the number of the request at once."""
-        number: Any = ray.get(self._broker.ask.remote(self._caller, list(stages)))
+        """Ask for stages, or keys of registered ones; returns the number of the request at once.
+
+        Raises:
+            UserError: the cluster can never run one of them.
+        """
+        try:
+            number: Any = ray.get(self._broker.ask.remote(self._caller, list(stages)))
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, UserError) else error) from None
         self._asked[number] = list(stages)
         return number
 
