@@ -28,6 +28,7 @@ from sweeps.live import LiveView
 from sweeps.placements import execution
 from sweeps.plan import Plan, Planner, Point
 from sweeps.reachable import unreachable
+from sweeps.references import References
 from sweeps.resources import slots
 from sweeps.results import SweepResults, SweepSummary
 from sweeps.runs import RunEntry, stage_entry, sweep_entry, trial_entry
@@ -38,6 +39,8 @@ from sweeps.store import ArtifactStore
 from sweeps.tracking import REPORT_PATH, RESULTS_PATH, Tracker, run_pages
 from sweeps.trial import OBJECTIVE
 from sweeps.tune import run_trials
+from w2s.errors import DamagedArtifact
+from w2s.stages.base import Stage
 from w2s.stages.evaluate import read_evaluation
 
 log = logging.getLogger(__name__)
@@ -107,11 +110,16 @@ class Session:
             log.warning("%s; the sweep goes on, `w2s sync` writes its log later", away)
         self.planner = Planner(sweep)
         self.planner.check()
-        self.local_dir = local_dir(self.store)
+        self.references = References(self.store, sweep.name)
+        self.local_dir = self.store.local_dir
         self.studies = studies_dir(self.store)
         self.completions = cache_folder(runtime, self.store)
-        self.book = TrialBook(self.planner)
         self.summary = summarise(self.planner, command=command, started=self.started)
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing has run: an empty book, no events."""
+        self.book = TrialBook(self.planner)
         self.events: list[StageEvent] = []
 
     def tracker(self) -> Tracker:
@@ -161,6 +169,8 @@ class Session:
             finished=time.time(),
             stages=stage_counts(self.events),
         )
+        if all(entry.status in ("done", "stopped") for entry in self.book.entries.values()):
+            self.references.replace(self.roots())
         results = collect(
             self.planner,
             self.store,
@@ -196,6 +206,11 @@ class Session:
             budgets=list(dict.fromkeys(said)),
         )
 
+    def roots(self) -> list[Stage]:
+        """The stages that all points of the book await."""
+        roles_by_seed = (entry.roles.values() for entry in self.book.entries.values())
+        return [root for roles in roles_by_seed for each in roles for root in each]
+
     def _counts(self) -> dict[str, float]:
         """Trials by end, and stages that ran or were cached."""
         statuses = [entry.status for entry in self.book.entries.values()]
@@ -214,16 +229,9 @@ class Session:
         }
 
 
-def local_dir(store: ArtifactStore) -> Path:
-    """Folder for what is no artifact (studies, journal, results): a local store's, else a cache."""
-    if store.is_local:
-        return Path(store.root)
-    return Path.home() / ".cache" / "w2s" / "runs" / Path(store.root).name
-
-
 def studies_dir(store: ArtifactStore) -> Path:
     """Folder of the Optuna journals."""
-    return local_dir(store) / ".studies"
+    return store.local_dir / ".studies"
 
 
 def run_sweep(session: Session, address: str | None = None, plain: bool = False) -> Outcome:
@@ -234,10 +242,20 @@ def run_sweep(session: Session, address: str | None = None, plain: bool = False)
         address: Ray cluster to join; None: `RAY_ADDRESS`, else a local one is started.
         plain: lines instead of the live view.
     """
-    points = recorded_points(session.planner, session.studies)
-    if points is not None and _complete(session, points):
-        return _replay(session, points)
-    return _run(session, address, plain)
+    repaired: set[str] = set()
+    while True:
+        points = recorded_points(session.planner, session.studies)
+        try:
+            if points is not None and _complete(session, points):
+                return _replay(session, points)
+            return _run(session, address, plain)
+        except DamagedArtifact as damage:
+            if damage.key in repaired:
+                raise
+            repaired.add(damage.key)
+            print(f"{damage.name} ({damage.key}) is damaged: {damage.problem}; it is made again")
+            session.store.set_aside(damage.key)
+            session.begin()
 
 
 def _complete(session: Session, points: list[Point]) -> bool:
@@ -263,12 +281,6 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
             point.id, {"num_seeds": len(scores), OBJECTIVE: sum(scores) / len(scores)}
         )
         session.book.end(point.id)
-    roots = [
-        root
-        for entry in session.book.entries.values()
-        for roles in entry.roles.values()
-        for root in roles
-    ]
     session.events = [
         StageEvent(
             index=i,
@@ -278,34 +290,45 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
             kind=stage.kind,
             time=session.started,
         )
-        for i, stage in enumerate(Plan(roots).stages.values())
+        for i, stage in enumerate(Plan(session.roots()).stages.values())
     ]
     print(
         f"everything is cached: {len(session.events)} stages, {len(points)} points; "
         "no model is touched",
         flush=True,
     )
+    with _tracked(session) as tracker:
+        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+        for point in points:
+            tracker.log(session.trial_entry(point.id))
+        return session.finish(tracker)
+
+
+@contextlib.contextmanager
+def _tracked(session: Session) -> Iterator[Tracker]:
+    """A tracker that is closed where an artifact turns out damaged: the sweep begins again."""
     tracker = session.tracker()
-    tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
-    for point in points:
-        tracker.log(session.trial_entry(point.id))
-    return session.finish(tracker)
+    try:
+        yield tracker
+    except DamagedArtifact:
+        tracker.close(timeout_s=INTERRUPTED_LOG_S)
+        raise
 
 
 def _run(session: Session, address: str | None, plain: bool) -> Outcome:
     remote = checked_backends(session.planner, session.completions)
-    tracker = session.tracker()
-    tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
-    try:
-        with cluster.connected(address or session.runtime.address):
-            _execute(session, tracker, plain, remote)
-    except KeyboardInterrupt:
-        ended = session.summary.model_copy(update={"finished": time.time()})
-        tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
-        # What is not written now is in the journal.
-        tracker.close(timeout_s=INTERRUPTED_LOG_S)
-        raise
-    return session.finish(tracker)
+    with _tracked(session) as tracker:
+        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+        try:
+            with cluster.connected(address or session.runtime.address):
+                _execute(session, tracker, plain, remote)
+        except KeyboardInterrupt:
+            ended = session.summary.model_copy(update={"finished": time.time()})
+            tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
+            # What is not written now is in the journal.
+            tracker.close(timeout_s=INTERRUPTED_LOG_S)
+            raise
+        return session.finish(tracker)
 
 
 def _execute(
@@ -339,7 +362,9 @@ def _execute(
 def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str, Any]:
     """Write a point into the book, hand its stages to the broker, and give Tune its config."""
     entry = session.book.add(point)
-    broker.register([root for roles in entry.roles.values() for root in roles])
+    roots = [root for roles in entry.roles.values() for root in roles]
+    session.references.add(roots)
+    broker.register(roots)
     return session.book.config(entry)
 
 
@@ -359,6 +384,7 @@ def _prefetch(session: Session, searcher: SweepSearcher, broker: BrokerClient) -
         for roles in session.planner.roles(point).values()
         for root in roles
     ]
+    session.references.add(roots)
     return broker.ask(roots) if roots else None
 
 

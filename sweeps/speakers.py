@@ -89,9 +89,7 @@ def cache_folder(runtime: Runtime, store: ArtifactStore) -> Path:
     """Folder of answers and spending; for a store behind a URL one of this machine."""
     if runtime.completions_cache is not None:
         return Path(runtime.completions_cache).expanduser().absolute()
-    if store.is_local:
-        return Path(store.root) / CACHE_FOLDER
-    return Path.home() / ".cache" / "w2s" / "completions" / Path(store.root).name
+    return store.local_dir / CACHE_FOLDER
 
 
 def _url(entry: SpeakerEntry) -> str:

@@ -49,10 +49,10 @@ def _sweep(arguments: argparse.Namespace) -> list[str]:
 
 def _journals(arguments: argparse.Namespace) -> list[str]:
     """What interrupted and unlucky runs have left in a store."""
-    from sweeps.driver import TRACKING_FOLDER, local_dir
+    from sweeps.driver import TRACKING_FOLDER
 
     store = ArtifactStore(arguments.store or "w2s_store")
-    root = local_dir(store) / TRACKING_FOLDER
+    root = store.local_dir / TRACKING_FOLDER
     folders = sorted(path for path in root.glob("*") if path.is_dir()) if root.is_dir() else []
     problems: list[str] = []
     nothing = True
