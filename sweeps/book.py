@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeps.live import TrialLine, TrialStatus
 from sweeps.plan import Planner, Point
+from sweeps.progress import TrialLine, TrialStatus
 from sweeps.results import ROLES, SeedKeys, TrialResult
 from sweeps.trial import OBJECTIVE
 from w2s.experiment import Roles

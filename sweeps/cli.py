@@ -81,13 +81,18 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verb(
         "status",
-        "what is in the store, by sweep file or by kind",
-        "Show how much of a sweep is done, or, without a file, what the store holds.",
+        "how a sweep stands, or what is in the store",
+        "While a sweep runs, on whatever machine: show what runs, what waits for what, its trials,\n"
+        "an estimate of the time left. The run leaves this in .progress/NAME.json of the store.\n"
+        "Else: show how much of the sweep the store has, and what its last run failed at and why.\n"
+        "Without a file: what the store holds, by kind.",
         "  w2s status                            stages in ./w2s_store by kind\n"
-        "  w2s status examples/almanac.toml      cached and missing stages of this sweep\n",
+        "  w2s status examples/almanac.toml      this sweep as it runs, or what is cached of it\n"
+        "  w2s status examples/almanac.toml --watch      follow it until it ends\n",
     )
     status.add_argument("file", nargs="?", help="sweep file (default: the whole store)")
     _set(status)
+    status.add_argument("--watch", action="store_true", help="follow a sweep that runs")
     status.add_argument(
         "--store", help="artifact store (default: that of the file, else w2s_store)"
     )
@@ -134,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "  w2s serve examples/almanac.toml\n"
         "  w2s serve examples/almanac.toml --models s l --port 8010\n"
         "  w2s serve examples/almanac.toml --teachers --set runtime.serve.metrics=true\n"
+        "  W2S_API_KEY=$(openssl rand -hex 32) w2s serve FILE --host 0.0.0.0 --api-key-env W2S_API_KEY\n"
         "  w2s serve FILE --set runtime.serve.num_gpus=0.5 --set runtime.serve.max_replicas=4\n"
         "  w2s serve FILE --set runtime.serve_models.l.tensor_parallel=2\n",
     )
@@ -153,7 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--address", help="Ray cluster to join")
     serve.add_argument(
-        "--port", type=int, default=8000, help="HTTP port on loopback (default: %(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s); any other than loopback needs an API "
+        "key",
+    )
+    serve.add_argument(
+        "--port", type=int, default=8000, help="HTTP port, 0: a free one (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--api-key-env",
+        metavar="NAME",
+        help="environment variable with the API key that every request must bring",
     )
 
     debate = verb(

@@ -27,6 +27,7 @@ from sweeps.events import StageEvent
 from sweeps.live import LiveView
 from sweeps.placements import execution
 from sweeps.plan import Plan, Planner, Point
+from sweeps.progress import ProgressFile
 from sweeps.reachable import unreachable
 from sweeps.references import References
 from sweeps.resources import slots
@@ -399,10 +400,13 @@ def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool)
             session.events.append(event)
             tracker.log(stage_entry(session.summary, event))
             view.note(event)
+            progress.note(event)
         for trial, entry in list(session.book.entries.items()):
             if entry.finished and trial not in logged:
                 logged.add(trial)
                 tracker.log(session.trial_entry(trial))
+        if done.is_set() or progress.is_due():
+            progress.write(broker.snapshot(), session.book.lines(), has_ended=done.is_set())
 
     def pump() -> None:
         while not done.wait(POLL_S):
@@ -411,6 +415,7 @@ def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool)
             except Exception:
                 log.exception("the record of the sweep fell behind; it is completed at the end")
 
+    progress = ProgressFile(session.store, session.sweep.name)
     view = LiveView(broker.snapshot, session.book.lines, title=session.sweep.name, plain=plain)
     thread = threading.Thread(target=pump, name="w2s-pump", daemon=True)
     with view:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from rich.console import Console
 
 from sweeps.events import BrokerSnapshot, RunningStage, StageEvent, StageRecord, State, Waiting
-from sweeps.live import LiveView, TrialLine
+from sweeps.live import LiveView
+from sweeps.progress import TrialLine
 
 COUNTS: dict[str, dict[State, int]] = {
     "pretrain": {"cached": 4},
