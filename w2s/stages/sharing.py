@@ -16,9 +16,9 @@ from w2s.spec import ByIdentity
 _MADE: "weakref.WeakValueDictionary[tuple[Any, ...], Any]" = weakref.WeakValueDictionary()
 """Stages by class, version and the tokens of the given fields."""
 _TOKENS: ByIdentity[object] = ByIdentity()
-"""Token of each spec that was a field."""
+"""Token of each stage and spec that was a field; equal specs have one, every stage its own."""
 _EQUAL: "weakref.WeakKeyDictionary[Any, object]" = weakref.WeakKeyDictionary()
-"""The same, for a spec that equals another one."""
+"""Tokens of specs by value."""
 
 
 class Shared(type(BaseModel)):
@@ -27,23 +27,13 @@ class Shared(type(BaseModel)):
     def __call__(cls, /, **fields: Any) -> Any:
         """The stage with these fields; parsed and unpickled stages are their own."""
         try:
-            tokens = [_token(value) for value in fields.values()]
-            name = (cls, cls.version, *fields, *tokens)
+            name = (cls, cls.version, *fields, *[_token(value) for value in fields.values()])
             found = _MADE.get(name)
         except TypeError:  # A field that has no hash, such as a table.
             return super().__call__(**fields)
-        if found is not None:
-            return found
-        made = super().__call__(**fields)
-        # A token is good as long as what it is of lives: the stage must be what holds it.
-        if all(
-            given is value or _token(value) == token
-            for given, value, token in zip(
-                fields.values(), map(vars(made).get, fields), tokens, strict=True
-            )
-        ):
-            _MADE[name] = made
-        return made
+        if found is None:
+            found = _MADE[name] = super().__call__(**fields)
+        return found
 
 
 def _token(value: Any) -> Any:
@@ -51,14 +41,12 @@ def _token(value: Any) -> Any:
     kind = type(value)
     if kind is str:
         return value
-    if isinstance(kind, Shared):
-        return id(value), Shared
     if kind is tuple or kind is list:
         return tuple([_token(item) for item in value])
     if isinstance(value, BaseModel):
         token = _TOKENS.get(value)
         if token is None:
-            token = _EQUAL.setdefault(value, object())
+            token = object() if isinstance(kind, Shared) else _EQUAL.setdefault(value, object())
             _TOKENS.put(value, token)
         return token
     return kind, value  # 1, 1.0 and True are equal, and not the same in a key.
