@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     status = verb(
         "status",
         "how a sweep stands, or what is in the store",
-        "While a sweep runs, on whatever machine: show what runs, what waits for what, its trials,\n"
+        "While a sweep runs, on whatever machine: show what runs, what waits for what, trials, and\n"
         "an estimate of the time left. The run leaves this in .progress/NAME.json of the store.\n"
         "Else: show how much of the sweep the store has, and what its last run failed at and why.\n"
         "Without a file: what the store holds, by kind.",
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "  w2s serve examples/almanac.toml\n"
         "  w2s serve examples/almanac.toml --models s l --port 8010\n"
         "  w2s serve examples/almanac.toml --teachers --set runtime.serve.metrics=true\n"
-        "  W2S_API_KEY=$(openssl rand -hex 32) w2s serve FILE --host 0.0.0.0 --api-key-env W2S_API_KEY\n"
+        "  w2s serve FILE --host 0.0.0.0 --api-key-env W2S_API_KEY\n"
         "  w2s serve FILE --set runtime.serve.num_gpus=0.5 --set runtime.serve.max_replicas=4\n"
         "  w2s serve FILE --set runtime.serve_models.l.tensor_parallel=2\n",
     )
