@@ -92,7 +92,7 @@ def _teacher(
     if not stage.save_weights:
         raise UserError(f"{stage.name} ({stage.key}) keeps no weights, so it cannot be served")
     folder = store.local(stage)
-    config = AutoConfig.from_pretrained(folder / WEIGHTS_FOLDER)
+    config = AutoConfig.from_pretrained(folder / WEIGHTS_FOLDER, trust_remote_code=False)
     longest = min(stage.tokens.max_length, longest_input(config) or stage.tokens.max_length)
     name, base = _name(stage.name, stage.key), model_key(stage.model)
     merged = ServedModel(

@@ -3,14 +3,18 @@
 `resolve` turns what the user wrote into a `PretrainedModel` whose fingerprint says what is in it,
 and refuses what no stage could load, before any compute. `num_parameters` counts without reading
 weights.
+
+A model folder is data: weights are safetensors, code that comes with a model is never run, and
+nothing in it leads to files elsewhere.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from w2s.errors import UserError
 from w2s.spec import Spec, digest
@@ -19,12 +23,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG_FILE = "config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADAPTER_FILE = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 IDENTITY_FILES = (
     CONFIG_FILE,
     *TOKENIZER_FILES,
     "merges.txt",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -102,6 +108,8 @@ def fingerprint(folder: Path) -> str:
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     _check_files(str(folder), names)
+    _check_config(folder, names)
+    _check_index(folder, names)
     return digest({name: _sha256(folder / name) for name in names if _is_identity(name)})
 
 
@@ -230,6 +238,11 @@ def _check_files(where: str, names: list[str]) -> None:
     needed = "a model folder has config.json, *.safetensors and a tokenizer"
     if CONFIG_FILE not in names:
         raise UserError(f"{where} is not a model folder: no config.json; found {listed}; {needed}")
+    if ADAPTER_FILE in names:
+        raise UserError(
+            f"{where} holds an adapter ({ADAPTER_FILE}), which changes the model beside it or "
+            "leads to another; merge it first (peft's merge_and_unload) and save the whole model"
+        )
     if not any(name.endswith(".safetensors") for name in names):
         pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
         # Loading a pickle runs whatever code is in it.
@@ -246,6 +259,51 @@ def _check_files(where: str, names: list[str]) -> None:
             f"{where} has no tokenizer (any of {', '.join(TOKENIZER_FILES)}); "
             f"found {listed}; {needed}"
         )
+
+
+def _check_config(folder: Path, names: list[str]) -> None:
+    """Refuse a model or tokenizer that only code of its own can read."""
+    config = _table(folder / CONFIG_FILE)
+    tokenizer = _table(folder / TOKENIZER_CONFIG_FILE) if TOKENIZER_CONFIG_FILE in names else {}
+    needs = []
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            needs.append(CONFIG_FILE)
+    if "auto_map" in tokenizer:
+        from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+        if tokenizer_class_from_name(str(tokenizer.get("tokenizer_class"))) is None:
+            needs.append(TOKENIZER_CONFIG_FILE)
+    if needs:
+        code = [name for name in names if name.endswith(".py")]
+        raise UserError(
+            f"model {str(folder)!r} needs code of its own ({', '.join(needs)} has `auto_map`; "
+            f"found {', '.join(code) or 'no such code'}), and code that comes with a model is "
+            "never run; take a model that transformers knows"
+        )
+
+
+def _check_index(folder: Path, names: list[str]) -> None:
+    """Refuse an index of weights that leads out of the folder."""
+    for name in names:
+        if name.endswith(".safetensors.index.json"):
+            files = _table(folder / name).get("weight_map", {})
+            outside = sorted({str(file) for file in files.values() if file not in names})
+            if outside:
+                raise UserError(
+                    f"model {str(folder)!r}: {name} names {outside[0]!r}, which is no file of this "
+                    "folder; download or save the model again"
+                )
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # Whoever loads it says what is wrong with it.
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def _is_identity(name: str) -> bool:

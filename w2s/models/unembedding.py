@@ -44,7 +44,9 @@ def unembedding_rows(
     Raises:
         UserError: a word is no single token, or the model has no unembedding of its hidden size.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision or "main")
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(location), revision=revision or "main", trust_remote_code=False
+    )
     tokens = [_token(tokenizer, word, location) for word in words]
     rows_WD = _from_files(_folder(location, revision), tokens)
     if rows_WD is None and base.config.tie_word_embeddings:

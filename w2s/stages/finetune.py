@@ -250,7 +250,9 @@ class Finetune(Stage):
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
                 location, revision = model_location(self.model, context), revision_of(self.model)
-                tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
+                tokenizer = AutoTokenizer.from_pretrained(
+                    location, revision=revision or "main", trust_remote_code=False
+                )
                 tokenizer.save_pretrained(context.output_dir / WEIGHTS_FOLDER)
 
     def _targets(self, labels: Stage, part: TokenTable, context: StageContext) -> Targets:

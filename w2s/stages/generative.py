@@ -90,5 +90,7 @@ class GenerativeFinetune(ModelStage):
         if replicas.rank == 0:
             folder = context.output_dir / MODEL_FOLDER
             model.save_pretrained(folder, state_dict=state)
-            tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(location), revision=revision or "main", trust_remote_code=False
+            )
             tokenizer.save_pretrained(folder)

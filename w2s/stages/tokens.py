@@ -74,9 +74,9 @@ class Tokens(Stage):
         from w2s.training.batching import tokenize
 
         location = model_location(self.model, context)
-        revision = revision_of(self.model) or "main"
-        tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
-        config = AutoConfig.from_pretrained(str(location), revision=revision)
+        where = {"revision": revision_of(self.model) or "main", "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(location), **where)
+        config = AutoConfig.from_pretrained(str(location), **where)
         limit = min(self.max_length, longest_input(config) or self.max_length)
 
         def count(text: str) -> int:

@@ -69,9 +69,9 @@ def window_of(model: Model, context: StageContext) -> Window:
     from w2s.models.classifier import longest_input
 
     location = str(model_location(model, context))
-    revision = revision_of(model) or "main"
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, revision=revision))
-    config = AutoConfig.from_pretrained(location, revision=revision)
+    where = {"revision": revision_of(model) or "main", "trust_remote_code": False}
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, **where))
+    config = AutoConfig.from_pretrained(location, **where)
 
     def count(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])

@@ -88,7 +88,36 @@ def test_folder_that_lacks_a_part_is_refused(folder: Path, missing: str, message
 
 def test_pickled_weights_are_named(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin is pickled and is not loaded"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is pickled and is never loaded"):
+        resolve(PretrainedModel(path=str(folder)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_model_that_only_its_own_code_can_read_is_refused(folder: Path, name: str) -> None:
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    known = json.loads((folder / name).read_text()) if name == "config.json" else {}
+    (folder / name).write_text(json.dumps({**known, **own, "tokenizer_class": "Mine"}))
+    (folder / "mine.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(UserError, match=rf"needs code of its own \({name} .*found mine\.py"):
+        resolve(PretrainedModel(path=str(folder)))
+
+
+def test_code_that_nothing_needs_does_not_matter(folder: Path) -> None:
+    before = resolve(PretrainedModel(path=str(folder))).fingerprint
+    (folder / "mine.py").write_text("raise SystemExit('it ran')")
+    assert resolve(PretrainedModel(path=str(folder))).fingerprint == before
+
+
+def test_an_adapter_is_no_model(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "lab/other"}')
+    with pytest.raises(UserError, match="holds an adapter"):
+        resolve(PretrainedModel(path=str(folder)))
+
+
+def test_weights_outside_the_folder_are_refused(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "../other/model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"names '\.\./other/model\.safetensors'"):
         resolve(PretrainedModel(path=str(folder)))
 
 
