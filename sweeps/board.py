@@ -16,8 +16,6 @@ What is ready lies in queues (`sweeps.queues`) and every count is kept as stages
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from pydantic import BaseModel
-
 from sweeps.events import (
     BrokerSnapshot,
     EndState,
@@ -27,10 +25,9 @@ from sweeps.events import (
     State,
     Waiting,
 )
-from sweeps.nodes import LEFT, THERE, Node, Request
+from sweeps.nodes import THERE, Node, Request
 from sweeps.queues import Lanes
 from sweeps.resources import Execution
-from sweeps.servable import served_key
 from sweeps.tally import Tally
 from w2s.errors import StageFailed
 from w2s.stages.base import Lane, Stage, closure
@@ -61,7 +58,6 @@ class Board:
         self._log: dict[str, StageEvent] = {}
         self._num_events = 0
         self._running: dict[str, Node] = {}
-        self._served: dict[str, tuple[Stage | BaseModel, int]] = {}
         self._tally = Tally(self.nodes)
         self._lanes = Lanes(self.nodes, self._tally, clock)
 
@@ -248,10 +244,6 @@ class Board:
     def num_planned(self, lane: Lane, execution: Execution | None = None) -> int:
         """How many stages will have to run."""
         return sum(map(len, self._lanes.planned(lane, execution)))
-
-    def served_models(self) -> dict[str, Stage | BaseModel]:
-        """Models that planned and running stages need served, by key."""
-        return {key: model for key, (model, _) in self._served.items()}
 
     def seconds_per_stage(self, kind: str) -> float | None:
         """Mean time that stages of a kind took here; None: none ended yet."""
@@ -454,8 +446,6 @@ class Board:
             self._lanes.leave(node)
         elif before == "running":
             del self._running[node.stage.key]
-        if (change := (state in LEFT) - (before in LEFT)) != 0:
-            self._count_models(node, change)
         node.state = state
         self._tally.move(node, before)
         if state == "planned":
@@ -466,15 +456,6 @@ class Board:
             for key in node.dependents:
                 if self.nodes[key].state == "planned":
                     self._lanes.input_changed(self.nodes[key], node)
-
-    def _count_models(self, node: Node, change: int) -> None:
-        for model in node.stage.served_models:
-            key = served_key(model)
-            _, count = self._served.get(key, (model, 0))
-            if count + change:
-                self._served[key] = (model, count + change)
-            else:
-                del self._served[key]
 
 
 def _running(node: Node) -> RunningStage:

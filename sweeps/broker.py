@@ -169,7 +169,11 @@ class StageBroker:
     async def snapshot(self, caller: str) -> BrokerSnapshot:
         """The state of everything now."""
         self._seen[caller] = time.monotonic()
-        return self._board.snapshot(gangs=len(self._gangs.gangs), served=self._serves.names)
+        return self._board.snapshot(
+            gangs=len(self._gangs.gangs),
+            served=self._serves.names,
+            turns={"train": self._gangs.turn},
+        )
 
     async def events(self, caller: str, after: int) -> list[StageEvent]:
         """What ended, from the log's entry number `after` on."""

@@ -32,6 +32,7 @@ from sweeps.resources import (
     Resources,
     left_over,
     slots,
+    words,
     worker_environment,
 )
 from sweeps.store import ArtifactStore
@@ -319,6 +320,16 @@ class GangPool:
             )
             for gang in self.gangs.values()
         ]
+
+    @property
+    def turn(self) -> str:
+        """What ready stages wait for, in words."""
+        if self.shortage is not None:
+            shape = self._execution.shape
+            return f"room for {shape.num_workers} worker(s) with {words([shape.per_worker])} each"
+        if any(len(gang.ranks) < gang.shape.num_workers for gang in self.gangs.values()):
+            return "a worker group, which starts"
+        return "a free worker group"
 
     def end(self, gangs: Collection[int]) -> None:
         """Let gangs end after the stage they have."""

@@ -276,17 +276,6 @@ def test_failure_at_the_bottom_of_a_deep_graph_reaches_the_top() -> None:
     assert board.snapshot().total("cancelled") == 3000
 
 
-def test_models_to_serve_are_those_of_stages_that_have_to_run() -> None:
-    board = Board()
-    one, other = Chat(model=A), Chat(model=A, fails_at=1)
-    number = board.add([one, other], set(), HERE)
-    assert board.served_models() == {A.key: A}
-    done(board, A, one)
-    assert board.served_models() == {A.key: A}
-    board.release(number)
-    assert board.served_models() == {}
-
-
 def test_snapshot_counts_by_kind_and_state_and_sums_work() -> None:
     board = Board(clock=lambda: 100.0)
     top, before = total(A, B, tag="top", work=8.0), total(tag="before", work=2.0)

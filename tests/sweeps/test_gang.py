@@ -306,3 +306,19 @@ def test_gang_that_finds_no_room_waits_for_its_turn(monkeypatch: pytest.MonkeyPa
         assert (await bench.joined())[0].stage == stage
 
     bench(monkeypatch, script, GangShape())
+
+
+def test_what_ready_stages_wait_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(bench: Bench) -> None:
+        bench.board.add([Sum(tag=str(i)) for i in range(3)], set(), bench.execution)
+        assert bench.pool.turn == "a free worker group"
+        bench.schedule()  # two gangs start, a third has no room
+        assert bench.pool.turn == "room for 1 worker(s) with 1 CPU, 0 GPU each"
+
+    async def one(bench: Bench) -> None:
+        bench.board.add([Sum(tag="a")], set(), bench.execution)
+        bench.schedule()
+        assert bench.pool.turn == "a worker group, which starts"
+
+    bench(monkeypatch, script, GangShape())
+    bench(monkeypatch, one, GangShape())
