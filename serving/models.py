@@ -25,6 +25,9 @@ POOLED_TYPES = frozenset(
 """Model types whose last hidden state vLLM computes as transformers does; classifiers of other
 types run in transformers."""
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+"""Of files that Python's pickle writes."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 AdapterRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Ranks that vLLM can be asked to hold."""
@@ -316,21 +319,44 @@ def _check_files(model: ServedModel, folder: Path) -> None:
             f"model {model.name!r}: {folder} has no {' and no '.join(missing)}; "
             "save model and tokenizer there with save_pretrained"
         )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ServingInputError(f"model {model.name!r}: {folder} holds no weights (*.safetensors)")
+    if not any(folder.glob("*.safetensors")):
+        raise ServingInputError(
+            f"model {model.name!r}: {folder} holds no weights (*.safetensors){_pickles(folder)}"
+        )
     if model.task == "classify" and not model.adapters and not (folder / HEAD_FILE).exists():
         raise ServingInputError(f"model {model.name!r}: {folder} has no head ({HEAD_FILE})")
 
 
-def _check_adapter(model: ServedModel, adapter: Adapter, placement: Placement) -> None:
+def _pickles(folder: Path) -> str:
+    """What to do where weights are there, but as pickles: those run code when they are loaded."""
+    found = [path.name for path in sorted(folder.glob("*")) if path.suffix in PICKLE_SUFFIXES]
+    if not found:
+        return ""
+    return (
+        f"; {', '.join(found[:3])} may run code of whoever made it and is never loaded: convert it "
+        "on a machine you can spare, with save_pretrained"
+    )
+
+
+def check_adapter_files(adapter: Adapter, task: Literal["generate", "classify"]) -> None:
+    """Refuse an adapter whose files are not there or are pickles.
+
+    Raises:
+        ServingInputError: says what is missing.
+    """
     folder = Path(adapter.path)
-    needed = [ADAPTER_CONFIG, *([HEAD_FILE] if model.task == "classify" else [])]
+    needed = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([HEAD_FILE] if task == "classify" else [])]
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise ServingInputError(
-            f"adapter {adapter.name!r} of model {model.name!r}: {folder} has no "
-            f"{' and no '.join(missing)}"
+            f"adapter {adapter.name!r}: {folder} has no {' and no '.join(missing)}"
+            f"{_pickles(folder) if ADAPTER_WEIGHTS in missing else ''}"
         )
+
+
+def _check_adapter(model: ServedModel, adapter: Adapter, placement: Placement) -> None:
+    check_adapter_files(adapter, model.task)
+    folder = Path(adapter.path)
     rank = json.loads((folder / ADAPTER_CONFIG).read_text())["r"]
     if rank > placement.max_adapter_rank:
         raise ServingInputError(

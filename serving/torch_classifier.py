@@ -38,6 +38,7 @@ class Backbone:
             model.path,
             revision=revision,
             dtype=torch.float32,
+            use_safetensors=True,
             trust_remote_code=model.trust_remote_code,
         )
         self._backbone.to(device).eval()

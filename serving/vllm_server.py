@@ -41,7 +41,7 @@ from serving.client import Probabilities, Scores, Text
 from serving.errors import ServingInputError
 from serving.heads import HEAD_FILE, Head, token_ids
 from serving.messages import Completion, Sampling
-from serving.models import Adapter, ServedModel
+from serving.models import Adapter, ServedModel, check_adapter_files
 from serving.scoring import Continuations, continuations
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,7 @@ class EngineServer(LLMServer):
         if adapter.name not in models.lora_requests:
             if not self._model.adapters:
                 raise ServingInputError(f"model {self._model.name!r} is served without adapters")
+            check_adapter_files(adapter, self._model.task)
             answer = await models.load_lora_adapter(
                 LoadLoRAAdapterRequest(lora_name=adapter.name, lora_path=adapter.path)
             )

@@ -111,8 +111,12 @@ def unit_of(model: Stage | BaseModel, execution: Execution) -> Unit:
         execution: where and how it runs.
     """
     base = model_key(model.model) if isinstance(model, Finetune) else served_key(model)
-    placement = execution.placement_of(base)
-    return Unit(served_key(model), placement.most_replicas, placement.per_replica)
+    return unit_at(served_key(model), execution.placement_of(base))
+
+
+def unit_at(key: str, placement: Placement) -> Unit:
+    """What a model with this placement reserves."""
+    return Unit(key, placement.most_replicas, placement.per_replica)
 
 
 def check_models_fit(
@@ -131,30 +135,35 @@ def check_models_fit(
     checked: set[frozenset[str]] = set()
     for stage in stages:
         models = [m for m in stage.served_models if served_key(m) not in execution.remote]
-        units = {unit.key: unit for unit in (unit_of(model, execution) for model in models)}
-        if (keys := frozenset(units)) in checked:
-            continue
-        checked.add(keys)
-        if not fits(nodes, (), [unit.group for unit in units.values()]):
-            raise UserError(_too_large(stage, models, execution, nodes))
+        keys = frozenset(map(served_key, models))
+        if keys not in checked:
+            checked.add(keys)
+            units = {served_name(model): unit_of(model, execution) for model in models}
+            check_fit_together(f"stage {stage.name}", units, nodes)
 
 
-def _too_large(
-    stage: Stage,
-    models: Sequence[Stage | BaseModel],
-    execution: Execution,
-    nodes: Sequence[Resources],
-) -> str:
+def check_fit_together(who: str, units: Mapping[str, Unit], nodes: Sequence[Resources]) -> None:
+    """Refuse models that shall be up at the same time and cannot be.
+
+    Args:
+        who: wants them; begins the message.
+        units: what they take, by name.
+        nodes: total resources of each node, busy or not.
+
+    Raises:
+        UserError: they do not fit on the empty cluster.
+    """
+    if fits(nodes, (), [unit.group for unit in units.values()]):
+        return
     asked = []
-    for model in models:
-        unit = unit_of(model, execution)
+    for name, unit in units.items():
         each = " and ".join(f"{need:g} {name}" for name, need in unit.per_replica.items())
         replicas = "replica" if unit.count == 1 else "replicas"
-        asked.append(f"{served_name(model)}: {unit.count} {replicas} with {each or 'nothing'} each")
-    several = len(models) > 1
-    return (
-        f"stage {stage.name} needs {'its models' if several else 'a model'} served "
-        f"({'; '.join(asked)}), which this cluster can never hold{' together' * several}; "
+        asked.append(f"{name}: {unit.count} {replicas} with {each or 'nothing'} each")
+    several = len(units) > 1
+    raise UserError(
+        f"{who} needs {'models' if several else 'a model'} served ({'; '.join(asked)}), which this "
+        f"cluster can never hold{' at the same time' * several}; "
         f"its {len(nodes)} node(s) have: {words(nodes)}; each replica must fit on one node: ask "
         "for fewer replicas, a smaller tensor_parallel, or num_cpus or num_gpus per replica in "
         "runtime.serve or runtime.serve_models, or join a larger cluster"

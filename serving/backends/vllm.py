@@ -422,6 +422,8 @@ def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         # An encoder's tokens see each other: nothing of a prefix can be kept.
         "enable_prefix_caching": model.read_token == "last",
         "trust_remote_code": model.trust_remote_code,
+        # Else vLLM would load pickles where there is nothing else.
+        "load_format": "safetensors",
         # A model's own generation_config would change what the HTTP routes sample, and only those.
         "generation_config": "vllm",
         "disable_log_stats": not placement.metrics,

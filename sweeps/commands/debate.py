@@ -20,7 +20,7 @@ from sweeps import speakers
 from sweeps.config import Runtime
 from sweeps.debating import Asked, Scene, watch
 from sweeps.load import load
-from sweeps.placements import execution
+from sweeps.placements import check_fit_together, execution, unit_of
 from sweeps.plan import Planner, Point
 from sweeps.report import browser
 from sweeps.resources import Execution
@@ -83,6 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     with connected if is_local else contextlib.nullcontext():
         nodes = cluster.node_resources() if is_local else []
         how = execution(runtime, planner, store.root, nodes, remote)
+        here = {key: model for key, model in cast.models.items() if key not in remote}
+        units = {cast.names[key]: unit_of(model, how) for key, model in here.items()}
+        check_fit_together("w2s debate", units, nodes)
         made = asyncio.run(_perform(cast, store, how, asked, arguments))
     if arguments.save is not None and made:
         title = f"{sweep.name}, {cast.stage.protocol.kind}"

@@ -1,17 +1,23 @@
-"""`w2s serve`: a sweep's models and finetuned teachers as endpoints on loopback.
+"""`w2s serve`: a sweep's models and finetuned teachers as endpoints.
 
-Models come up as they do inside a sweep, through `ServedModels`: same placement, same replicas.
+Models come up as they do inside a sweep, through `ServedModels`: same placement, same replicas, on
+loopback. With an API key a gateway (`serving.gateway`) stands before them, on any address.
 """
 
 import argparse
 import asyncio
+import os
 import signal
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 
+from serving.gateway import check_key, gateway, is_loopback, split_url
 from serving.howto import describe
+from serving.models import Endpoint
 from sweeps.load import load
-from sweeps.placements import execution
+from sweeps.placements import check_fit_together, execution, unit_at
 from sweeps.plan import Planner, Point
 from sweeps.resources import Execution
 from sweeps.servable import Servable, servable, served_key
@@ -27,10 +33,25 @@ from w2s.stages.pretrain import Pretrain
 from w2s.stages.probe import Probe
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where endpoints can be reached."""
+
+    host: str
+    """Address to listen on."""
+    port: int
+    """0: a free one."""
+    key: str = ""
+    """API key; empty: none is asked for."""
+    key_name: str = ""
+    """Environment variable that it came from."""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Bring models up, say how to call them, wait for Ctrl-C."""
     from sweeps import cluster
 
+    door = door_of(arguments.host, arguments.port, arguments.api_key_env)
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
     store = ArtifactStore(runtime.store)
@@ -44,15 +65,43 @@ def run(arguments: argparse.Namespace) -> int:
     for teacher in found:
         _check_stored(teacher.model, store, arguments.file)
     with cluster.connected(arguments.address or runtime.address):
-        how = execution(runtime, planner, store.root, cluster.node_resources())
+        nodes = cluster.node_resources()
+        how = execution(runtime, planner, store.root, nodes)
         _finetune_missing(found, store, how)
         models = {
             served_key(model): servable(model, store, how.placement_of)
             for model in chain((known[name] for name in names), found)
         }
+        units = {
+            each.model.name: unit_at(each.base, how.placement_of(each.base))
+            for each in models.values()
+        }
+        check_fit_together("w2s serve", units, nodes)
         print(f"bringing up {', '.join(each.name for each in models.values())} ...", flush=True)
-        asyncio.run(_serve(models, how, arguments.port))
+        asyncio.run(_serve(models, how, door))
     return 0
+
+
+def door_of(host: str, port: int, key_name: str | None) -> Door:
+    """What the command line says about where to listen.
+
+    The key leaves the environment, so that no process started from here on has it in its own.
+
+    Raises:
+        UserError: other machines could come in without a key.
+        ServingInputError: the key is missing or could be guessed.
+    """
+    if key_name is None:
+        if not is_loopback(host):
+            raise UserError(
+                f"--host {host} lets other machines in, so an API key is needed: name the "
+                "environment variable that holds it, --api-key-env W2S_API_KEY; or leave --host "
+                "out to listen on 127.0.0.1"
+            )
+        return Door(host, port)
+    key = os.environ.pop(key_name, "")
+    check_key(key, key_name)
+    return Door(host, port, key, key_name)
 
 
 def served_candidates(planner: Planner) -> dict[str, Model]:
@@ -139,21 +188,39 @@ def _finetune_missing(found: list[Finetune], store: ArtifactStore, how: Executio
         stop_broker(broker)
 
 
-async def _serve(models: Mapping[str, Servable], how: Execution, port: int) -> None:
+async def _serve(models: Mapping[str, Servable], how: Execution, door: Door) -> None:
     """Keep models up until a signal comes; one that comes early waits for what is starting."""
     from serving.backends.vllm import Vllm
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    served = ServedModels(Vllm(http_port=port), how)
+    served = ServedModels(Vllm(http_port=0 if door.key else door.port), how)
     try:
-        async with served.endpoints(models) as endpoints:
+        async with (
+            served.endpoints(models) as local,
+            _behind(door, list(local.values())) as endpoints,
+        ):
             counted = {
                 models[key].name for key in models if how.placement_of(models[key].base).metrics
             }
-            print(describe(list(endpoints.values()), counted), flush=True)
+            print(describe(endpoints, counted, door.key_name), flush=True)
             print("up; Ctrl-C ends it", flush=True)
             await stop.wait()
     finally:
         await served.close()
+
+
+@asynccontextmanager
+async def _behind(door: Door, endpoints: Sequence[Endpoint]) -> AsyncIterator[list[Endpoint]]:
+    """Endpoints as they are reached through a door, which is open inside the block."""
+    if not door.key:
+        yield list(endpoints)
+        return
+    root_url, _ = split_url(endpoints[0].root_url)
+    paths = dict.fromkeys(split_url(endpoint.root_url)[1] for endpoint in endpoints)
+    async with gateway(door.host, door.port, door.key, root_url, paths) as url:
+        yield [
+            replace(endpoint, base_url=url + split_url(endpoint.base_url)[1])
+            for endpoint in endpoints
+        ]

@@ -12,6 +12,7 @@ from serving.models import (
     Endpoint,
     Placement,
     ServedModel,
+    check_adapter_files,
     check_servable,
     on_vllm,
 )
@@ -48,6 +49,16 @@ def test_folder_without_weights_is_refused(tmp_path: Path):
     model = folder(tmp_path, head_dim=32)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ServingInputError, match=r"holds no weights"):
+        check_servable(model, Placement())
+
+
+@pytest.mark.parametrize("pickle", ["pytorch_model.bin", "model.pt", "model.ckpt"])
+def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path, pickle: str):
+    model = folder(tmp_path, head_dim=32)
+    (tmp_path / "model.safetensors").rename(tmp_path / pickle)
+    with pytest.raises(
+        ServingInputError, match=rf"{pickle} may run code .* never loaded: convert it"
+    ):
         check_servable(model, Placement())
 
 
@@ -155,6 +166,7 @@ def test_tensor_parallel_must_divide_the_heads(tmp_path: Path):
 def adapter_folder(path: Path, rank: int, *, head: bool = True) -> Adapter:
     path.mkdir()
     (path / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    (path / "adapter_model.safetensors").write_bytes(b"")
     if head:
         (path / "head.safetensors").write_bytes(b"")
     return Adapter(name=path.name, path=str(path))
@@ -173,9 +185,18 @@ def test_adapter_that_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(ServingInputError, match=r"'large' .* has rank 128; .* max_adapter_rank"):
         check_servable(with_adapter(large), Placement())
     check_servable(with_adapter(large), Placement(max_adapter_rank=128))
-    with pytest.raises(ServingInputError, match=r"'bare' .* has no head.safetensors"):
+    with pytest.raises(ServingInputError, match=r"'bare': .* has no head.safetensors"):
         check_servable(with_adapter(bare), Placement())
     check_servable(with_adapter(bare, "generate"), Placement())
+
+
+def test_pickled_adapter_is_refused(tmp_path: Path):
+    adapter = adapter_folder(tmp_path / "a", 8)
+    check_adapter_files(adapter, "classify")
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ServingInputError, match=r"no adapter_model\.safetensors; .*\.bin may run"):
+        check_adapter_files(adapter, "classify")
 
 
 def test_adapters_of_a_type_that_vllm_does_not_adapt_are_refused(tmp_path: Path):

@@ -62,6 +62,13 @@ def test_classifier_pools_raw_float32_states_and_holds_adapters():
     assert engine_kwargs(first, Placement())["pooler_config"]["pooling_type"] == "CLS"
 
 
+def test_neither_pickles_nor_code_of_models_are_loaded():
+    for model in (MODEL, TEACHER):
+        kwargs = engine_kwargs(model, Placement())
+        assert kwargs["load_format"] == "safetensors"
+        assert kwargs["trust_remote_code"] is False
+
+
 @pytest.mark.parametrize("metrics", [False, True])
 def test_engines_count_only_when_asked(metrics: bool):
     kwargs: dict[str, Any] = engine_kwargs(MODEL, Placement(metrics=metrics))
