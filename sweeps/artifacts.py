@@ -25,7 +25,6 @@ from sweeps.manifest import (
     key_of,
     parse_manifest,
     stage_folder,
-    stream_checksum,
 )
 from sweeps.records import CURVE_FILE, STAGE_FILE, read_record
 from sweeps.scratch import Scratch
@@ -306,10 +305,8 @@ class ArtifactReader:
                     raise BrokenFiles(
                         f"{name} has {found[name].size} bytes instead of {facts.size}"
                     )
-                if checksums:
-                    with self.files.stream(f"{base}/{name}") as file:
-                        if stream_checksum(file) != facts.sha256:
-                            raise BrokenFiles(f"{name} has the wrong checksum")
+                if checksums and self.files.sha256(f"{base}/{name}") != facts.sha256:
+                    raise BrokenFiles(f"{name} has the wrong checksum")
         self._record(place)
         return manifest
 

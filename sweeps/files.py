@@ -7,6 +7,7 @@ a file is not there.
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import uuid
@@ -87,8 +88,8 @@ class Files(ABC):
         """Copy files of a folder here to a local folder."""
 
     @abstractmethod
-    def stream(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Open a file for reading."""
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file in hex digits."""
 
     @abstractmethod
     def url(self, path: str) -> str:
@@ -188,10 +189,9 @@ class LocalFiles(Files):
         _copy(Path(self.path(source)), names, target)
 
     @override
-    @contextlib.contextmanager
-    def stream(self, path: str) -> Generator[IO[bytes]]:
+    def sha256(self, path: str) -> str:
         with open(self.path(path), "rb") as file:
-            yield file
+            return stream_checksum(file)
 
     @override
     def url(self, path: str) -> str:
@@ -215,6 +215,8 @@ class RemoteFiles(Files):
         protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
         # S3 and Google refuse the second of two conditional writes; the others look first.
         self.creates_once = protocol in ("s3", "gs", "gcs")
+        # To make a folder of an object store may mean to make a bucket.
+        self._has_folders = protocol not in ("s3", "gs", "gcs", "abfs", "az")
 
     @override
     def exists(self, path: str) -> bool:
@@ -229,13 +231,13 @@ class RemoteFiles(Files):
     @override
     def write(self, path: str, data: bytes) -> None:
         with _told():
-            self._make_parent(path)
+            self._make_folder(path.rpartition("/")[0])
             self._fs.pipe_file(self._at(path), data)
 
     @override
     def create(self, path: str, data: bytes) -> bool:
         with _told():
-            self._make_parent(path)
+            self._make_folder(path.rpartition("/")[0])
             try:
                 self._fs.pipe_file(self._at(path), data, mode="create")
             except FileExistsError:
@@ -286,8 +288,8 @@ class RemoteFiles(Files):
     def put(self, source: Path, names: Iterable[str], target: str) -> None:
         names = list(names)
         with _told():
-            for folder in {name.rpartition("/")[0] for name in names}:
-                self._fs.makedirs(self._at(f"{target}/{folder}".rstrip("/")), exist_ok=True)
+            for folder in {f"{target}/{name}".rpartition("/")[0] for name in names}:
+                self._make_folder(folder)
             # In one call, because a file system may then send them beside each other.
             self._fs.put(
                 [str(source / name) for name in names],
@@ -306,10 +308,9 @@ class RemoteFiles(Files):
             )
 
     @override
-    @contextlib.contextmanager
-    def stream(self, path: str) -> Generator[IO[bytes]]:
+    def sha256(self, path: str) -> str:
         with _told(), self._fs.open(self._at(path), "rb") as file:
-            yield file
+            return stream_checksum(file)
 
     @override
     def url(self, path: str) -> str:
@@ -318,8 +319,9 @@ class RemoteFiles(Files):
     def _at(self, path: str) -> str:
         return f"{self._path}/{_inside(path)}".rstrip("/")
 
-    def _make_parent(self, path: str) -> None:
-        self._fs.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+    def _make_folder(self, folder: str) -> None:
+        if self._has_folders:
+            self._fs.makedirs(self._at(folder), exist_ok=True)
 
 
 def open_files(root: str) -> Files:
@@ -341,6 +343,16 @@ def open_files(root: str) -> Files:
     if root.startswith(("file://", "local://")):
         return LocalFiles(str(path))
     return RemoteFiles(root.rstrip("/"), fs, str(path))
+
+
+def stream_checksum(source: IO[bytes], copy: IO[bytes] | None = None) -> str:
+    """SHA-256 of what is left in an open file, in hex digits; it may be copied on the way."""
+    digest = hashlib.sha256()
+    while block := source.read(2**20):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
+    return digest.hexdigest()
 
 
 def walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -184,16 +184,6 @@ def sha256(path: Path) -> str:
 def checksum(data: bytes) -> str:
     """SHA-256 of bytes in hex digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def stream_checksum(source: IO[bytes], copy: IO[bytes] | None = None) -> str:
-    """SHA-256 of what is left in an open file, in hex digits; it may be copied on the way."""
-    digest = hashlib.sha256()
-    while block := source.read(2**20):
-        digest.update(block)
-        if copy is not None:
-            copy.write(block)
-    return digest.hexdigest()
 
 
 def stage_folder(stage: Stage) -> str:
