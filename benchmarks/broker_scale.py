@@ -14,10 +14,8 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
-from pydantic import SerializeAsAny
+from idle_stages import Usage, Zero, usage
 from rich.console import Console
 from rich.table import Table
 
@@ -25,30 +23,6 @@ from sweeps import cluster
 from sweeps.broker import start_broker, stop_broker
 from sweeps.client import BrokerClient
 from sweeps.resources import Execution, GangShape
-from w2s.stages.base import Stage, StageContext
-
-
-class Zero(Stage):
-    """A stage that computes nothing."""
-
-    index: int
-    """Tells stages apart."""
-    reads: tuple[SerializeAsAny[Stage], ...] = ()
-    """Stages of the layer below."""
-
-    def run(self, context: StageContext) -> None:
-        """Write one number."""
-        (context.output_dir / "number.json").write_text(str(self.index))
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process has used since its start."""
-
-    cpu_s: float
-    """Processor seconds."""
-    memory_mb: float
-    """Most memory it ever held."""
 
 
 def layers(stages: int, depth: int) -> list[Zero]:
@@ -63,25 +37,6 @@ def layers(stages: int, depth: int) -> list[Zero]:
     return layer
 
 
-def usage(title: str) -> Usage:
-    """What the processes with a title such as `ray::StageBroker` have used, together."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    cpu_s = memory_mb = 0.0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if not (folder / "cmdline").read_bytes().startswith(title.encode()):
-                continue
-            times = (folder / "stat").read_text().rpartition(")")[2].split()
-            status = dict(
-                line.split(":", 1) for line in (folder / "status").read_text().splitlines()
-            )
-        except OSError:  # it has just ended
-            continue
-        cpu_s += (int(times[11]) + int(times[12])) / ticks
-        memory_mb += int(status["VmHWM"].split()[0]) / 1024
-    return Usage(cpu_s, memory_mb)
-
-
 def run(store: str, tops: list[Zero], workers: int) -> tuple[float, Usage, float]:
     """Seconds of one graph, what the broker used for it, and processor seconds of the workers."""
     execution = Execution(store=store, shape=GangShape(), max_light_workers=workers)
@@ -93,11 +48,11 @@ def run(store: str, tops: list[Zero], workers: int) -> tuple[float, Usage, float
         started = time.perf_counter()
         client.request(tops)
         seconds = time.perf_counter() - started
-        after = usage("ray::StageBroker")
-        workers_s = usage("ray::LightWorker").cpu_s - before_workers.cpu_s
+        used = usage("ray::StageBroker").since(before)
+        workers_s = usage("ray::LightWorker").since(before_workers).cpu_s
     finally:
         stop_broker(broker)
-    return seconds, Usage(after.cpu_s - before.cpu_s, after.memory_mb), workers_s
+    return seconds, used, workers_s
 
 
 def main() -> None:

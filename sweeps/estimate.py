@@ -60,10 +60,7 @@ def seconds_left(snapshot: BrokerSnapshot) -> float | None:
         running[stage.key] + (stage.path_cost - stage.cost) * mean_rate
         for stage in snapshot.running
     ]
-    width = {lane: max(1, sum(s.lane == lane for s in snapshot.running)) for lane in in_lane}
-    if "train" in width:
-        width["train"] = max(width["train"], snapshot.gangs)
-    return max([*chains, *(in_lane[lane] / width[lane] for lane in in_lane)])
+    return max([*chains, *(s / _width(snapshot, lane) for lane, s in in_lane.items())])
 
 
 def _rates(snapshot: BrokerSnapshot) -> tuple[dict[str, float], float]:
@@ -88,6 +85,12 @@ def _rates(snapshot: BrokerSnapshot) -> tuple[dict[str, float], float]:
         known = (by_kind[kind].rate, by_lane[work.lane].rate, overall.rate, 1.0)
         rates[kind] = next(rate for rate in known if rate is not None)
     return rates, overall.seconds
+
+
+def _width(snapshot: BrokerSnapshot, lane: Lane) -> int:
+    """Stages of a lane that run beside each other."""
+    running = sum(stage.lane == lane for stage in snapshot.running)
+    return max(1, running, snapshot.gangs if lane == "train" else 0)
 
 
 def _share(stage: RunningStage) -> float:

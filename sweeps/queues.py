@@ -205,7 +205,7 @@ class Lanes:
     ) -> list[_T]:
         """What is kept for a lane of one execution, or of all."""
         executions = self._executions if execution is None else [self.same(execution)]
-        keys = [(lane, id(execution)) for execution in executions]
+        keys: list[tuple[Lane, int]] = [(lane, id(execution)) for execution in executions]
         return [places[key] for key in keys if key in places]
 
 

@@ -141,7 +141,9 @@ class Tally:
     def waiting_one(self, node: Node, turns: Mapping[Lane, str]) -> Waiting:
         """What one planned stage waits for."""
         queued = self._kind(node).queued
-        reason = next(reason for reason, keys in queued.items() if node.stage.key in keys)
+        reason: WaitReason = next(
+            reason for reason, keys in queued.items() if node.stage.key in keys
+        )
         lacks: dict[str, dict[str, None]] = {}
         for key in node.inputs:
             if not self._nodes[key].is_there:

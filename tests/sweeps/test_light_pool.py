@@ -1,7 +1,7 @@
 """Which light stages go to a process together, and what happens when it dies."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ class Bench:
             None,
             max_workers=max_workers,
             on_change=lambda: self.pool.schedule(),
-            spawn=lambda work: asyncio.get_running_loop().create_task(work),
+            spawn=self.spawn,
             settle=self.settle,
             lost=self.lose,
         )
@@ -47,6 +47,9 @@ class Bench:
         if any(stage.value == POISON for stage in stages):
             raise RayActorError
         return [Outcome(stage.key, self.record(stage)) for stage in stages]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(work)
 
     def record(self, stage: Stage) -> StageRecord:
         return StageRecord(stage.key, stage.name, stage.kind, {}, 0.0, self.seconds, "here")
