@@ -48,7 +48,8 @@ def main() -> None:
         times = [time.process_time()]
         planner.check()
         times.append(time.process_time())
-        plan, _unshared, _searched = planned_stages(planner)
+        plan, _searched = planned_stages(planner)
+        unshared = plan.num_unshared
         times.append(time.process_time())
         plan.cost()
         times.append(time.process_time())
@@ -57,7 +58,7 @@ def main() -> None:
         figures = {
             "points": len(planner.cells()),
             "stages": len(plan),
-            "trainings_unshared": plan.num_unshared,
+            "trainings_unshared": unshared,
         }
         del planner, plan
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -7,7 +7,7 @@ anything, opens the store or knows Ray.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -126,7 +126,6 @@ class Planner:
         for task in self.sweep.tasks:
             shape_of(task)
         for cell in self.cells():
-            where = f"block {cell.block!r}, task {self.task_label(cell.task_index)}"
             try:
                 task = self.sweep.tasks[cell.task_index]
                 options = shape_of(task).has_options
@@ -135,6 +134,7 @@ class Planner:
                     recipe.check_classes(task.num_classes, options=options)
                 self._role(Point(cell), self.sweep.seeds[0])
             except UserError as error:
+                where = f"block {cell.block!r}, task {self.task_label(cell.task_index)}"
                 raise UserError(f"{where}, {cell.weak} > {cell.strong}: {error}") from error
 
     def _model(self, rung: Rung, task: Task) -> Model:
@@ -252,10 +252,8 @@ class Plan:
 
     def __init__(self, roots: Iterable[Stage]) -> None:
         """Collect `roots` and all they need, each stage once."""
-        roots = list(roots)
-        self.stages = closure(roots)
-        self.num_unshared = sum(_trainings_below(root) for root in roots)
-        """Trainings as if every root brought its own: what sharing saves."""
+        self.roots = list(roots)
+        self.stages = closure(self.roots)
 
     def __len__(self) -> int:
         """Number of stages."""
@@ -266,16 +264,37 @@ class Plan:
         """Stages by kind."""
         return Counter(stage.kind for stage in self.stages.values())
 
+    @cached_property
+    def unshared(self) -> Counter[str]:
+        """Stages by kind as if every root brought its own: what sharing saves."""
+        total: Counter[str] = Counter()
+        for key, times in Counter(root.key for root in self.roots).items():
+            for kind in _kinds_below(self.stages[key]):
+                total[kind] += times
+        return total
+
     @property
     def trainings(self) -> list[Stage]:
         """The stages that take gradient steps."""
         return [stage for stage in self.stages.values() if isinstance(stage, TRAININGS)]
+
+    @property
+    def num_unshared(self) -> int:
+        """Trainings as if every root brought its own."""
+        return sum(self.unshared[kind] for kind in {stage.kind for stage in self.trainings})
 
     def cost(self) -> float:
         """Estimated seconds on one core of the reference machine, all stages together."""
         return sum(stage.cost() for stage in self.stages.values())
 
 
-def _trainings_below(root: Stage) -> int:
-    """Trainings below a stage when nothing is shared between roots."""
-    return sum(isinstance(stage, TRAININGS) for stage in closure([root]).values())
+def _kinds_below(root: Stage) -> Iterator[str]:
+    """Kind of a stage and of each that it needs."""
+    seen, todo = {root.key}, [root]
+    while todo:
+        stage = todo.pop()
+        yield stage.kind
+        for source in stage.inputs:
+            if source.key not in seen:
+                seen.add(source.key)
+                todo.append(source)

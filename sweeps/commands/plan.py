@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,10 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     planner.check()
     console = Console()
     _splits(console, planner, all_notes=arguments.notes)
-    plan, per_trial, searched = planned_stages(planner)
+    plan, searched = planned_stages(planner)
     store = ArtifactStore(runtime.store)
     cached = store.present(list(plan.stages.values()))
-    _stages(console, plan, cached, per_trial)
+    _stages(console, plan, cached)
     _served(console, planner, runtime, plan, cached)
     _speakers(console, planner, plan, cached, cache_folder(runtime, store))
     _summary(console, sweep, runtime, planner, plan, cached, searched)
@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def planned_stages(planner: Planner) -> tuple[Plan, Counter[str], int]:
+def planned_stages(planner: Planner) -> tuple[Plan, int]:
     """The stages of every cell, searched ones at the file's own values.
 
     Returns:
-        The plan, stages by kind without any sharing, and the number of points a search will add.
+        The plan, and the number of points that a search will add.
     """
     roots: list[Stage] = []
     searched = 0
@@ -60,14 +60,7 @@ def planned_stages(planner: Planner) -> tuple[Plan, Counter[str], int]:
         searched += max(0, cell.num_trials - 1)
         for roles in planner.roles(Point(cell)).values():
             roots.extend(roles)
-    plan = Plan(roots)
-    unshared: Counter[str] = Counter()
-    below: dict[str, Counter[str]] = {}
-    for root in roots:
-        if root.key not in below:
-            below[root.key] = Plan([root]).counts
-        unshared += below[root.key]
-    return plan, unshared, searched
+    return Plan(roots), searched
 
 
 def _splits(console: Console, planner: Planner, *, all_notes: bool) -> None:
@@ -100,7 +93,7 @@ def _splits(console: Console, planner: Planner, *, all_notes: bool) -> None:
     )
 
 
-def _stages(console: Console, plan: Plan, cached: set[str], unshared: Counter[str]) -> None:
+def _stages(console: Console, plan: Plan, cached: set[str]) -> None:
     table = Table(title="stages", title_justify="left")
     for name in (
         "kind",
@@ -110,11 +103,17 @@ def _stages(console: Console, plan: Plan, cached: set[str], unshared: Counter[st
         "est. core-minutes to do",
     ):
         table.add_column(name, justify="left" if name == "kind" else "right")
+    hits: Counter[str] = Counter()
+    left: defaultdict[str, float] = defaultdict(float)
+    for stage in plan.stages.values():
+        if stage.key in cached:
+            hits[stage.kind] += 1
+        else:
+            left[stage.kind] += stage.cost()
     for kind, count in sorted(plan.counts.items()):
-        stages = [stage for stage in plan.stages.values() if stage.kind == kind]
-        hits = sum(stage.key in cached for stage in stages)
-        left = sum(stage.cost() for stage in stages if stage.key not in cached)
-        table.add_row(kind, str(count), str(hits), str(unshared[kind]), f"{left / 60:.1f}")
+        table.add_row(
+            kind, str(count), str(hits[kind]), str(plan.unshared[kind]), f"{left[kind] / 60:.1f}"
+        )
     console.print(table)
 
 

@@ -19,6 +19,7 @@ _TOKENS: ByIdentity[object] = ByIdentity()
 """Token of each stage and spec that was a field; equal specs have one, every stage its own."""
 _EQUAL: "weakref.WeakKeyDictionary[Any, object]" = weakref.WeakKeyDictionary()
 """Tokens of specs by value."""
+_TEXT = frozenset({str})
 
 
 class Shared(type(BaseModel)):
@@ -39,14 +40,16 @@ class Shared(type(BaseModel)):
 def _token(value: Any) -> Any:
     """What tells a value of a field from every other: its value, of a stage which one it is."""
     kind = type(value)
-    if kind is str:
+    if kind is str or value is None:
         return value
-    if kind is tuple or kind is list:
-        return tuple([_token(item) for item in value])
     if isinstance(value, BaseModel):
         token = _TOKENS.get(value)
         if token is None:
             token = object() if isinstance(kind, Shared) else _EQUAL.setdefault(value, object())
             _TOKENS.put(value, token)
         return token
+    if kind is tuple or kind is list:
+        if _TEXT.issuperset(map(type, value)):
+            return tuple(value)
+        return tuple([_token(item) for item in value])
     return kind, value  # 1, 1.0 and True are equal, and not the same in a key.
