@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError as WorkerOutOfMemory
 from ray.exceptions import RayActorError
 
 from serving.errors import BudgetSpent, ServingError, ServingInputError
-from w2s.errors import UnusableCheckpoint
+from w2s.errors import UnusableCheckpoint, W2SError
 
 OWN = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, BudgetSpent)
 """Errors that come again, whatever they were raised from; `UserError` is a `ValueError`."""
@@ -126,6 +126,8 @@ def _passes(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in PASSING_CODES
+    if isinstance(error, W2SError):
+        return False
     if any(PASSING_NAMES.search(kind.__name__) for kind in type(error).__mro__):
         return True
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -117,9 +117,11 @@ class _Progress:
         self._timeout_s = timeout_s
         self._started = time.monotonic()
         self._last_report = 0.0
+        self._at = (0, 0)
 
     def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
         now = time.time()
+        self._at = (step, total)
         if metrics:
             self.curve.append(CurvePoint(step, total, dict(metrics), now))
         if now - self._last_report >= REPORT_INTERVAL_S:
@@ -128,6 +130,10 @@ class _Progress:
                 raise StageCancelled("nobody awaits this stage any more")
         if self._timeout_s is not None and time.monotonic() - self._started > self._timeout_s:
             raise timed_out(self._timeout_s)
+
+    def note(self, metrics: dict[str, float]) -> None:
+        """Add numbers about the run itself to the curve, at the step it is at."""
+        self.curve.append(CurvePoint(*self._at, metrics, time.time()))
 
     def points(self) -> list[list[Any]]:
         """The curve so far as JSON values."""
@@ -207,6 +213,7 @@ def attempt(
             micro_batch_size,
         )
         conditions.micro_batches[base] = micro_batch_size
+        progress.note({"micro_batch_size": float(micro_batch_size)})
 
     with store.workspace(stage, resume=stage.lane == "serve") as folder:
         context = StageContext(
