@@ -18,13 +18,13 @@ from typing import IO, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sweeps.artifacts import Place
+from sweeps.files import stream_checksum
 from sweeps.manifest import (
     MANIFEST_FILE,
     BrokenFiles,
     Manifest,
     key_of,
     parse_manifest,
-    stream_checksum,
 )
 from sweeps.references import write_references
 from sweeps.store import ArtifactStore
