@@ -145,8 +145,10 @@ def with_workers(number: int, root: str) -> Cost:
         client = BrokerClient(broker)
         # A gang is started for each of these; those that come late find nothing to do.
         client.request([Sleep(index=-1 - i, seconds=SLEEP_S) for i in range(number)])
-        while ray.get(broker.num_idle.remote()) < number:
+        idle: Any = 0
+        while idle < number:
             time.sleep(0.1)
+            idle = ray.get(broker.num_idle.remote())
         count = STAGES_A_WORKER * number
         before = usage("ray::SimulatedBroker")
         started = time.perf_counter()

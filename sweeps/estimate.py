@@ -43,7 +43,7 @@ def seconds_left(snapshot: BrokerSnapshot) -> float | None:
     if observed_s < MIN_SECONDS:
         return None
     running = {stage.key: _stage_left(snapshot, stage, rates) for stage in snapshot.running}
-    in_lane: dict[Lane, float] = defaultdict(float)
+    in_lane: defaultdict[Lane, float] = defaultdict(float)
     in_work: dict[str, list[RunningStage]] = defaultdict(list)
     for stage in snapshot.running:
         in_lane[stage.lane] += running[stage.key]
@@ -69,9 +69,11 @@ def _rates(snapshot: BrokerSnapshot) -> tuple[dict[str, float], float]:
     A kind of which nothing is known yet goes at the pace of its lane, then of all, then at 1.
     """
     by_kind: dict[str, _Pace] = {kind: _Pace() for kind in snapshot.work}
-    by_lane: dict[Lane, _Pace] = defaultdict(_Pace)
+    by_lane: defaultdict[Lane, _Pace] = defaultdict(_Pace)
     overall = _Pace()
-    seen = [(kind, w.lane, w.cost_done, w.seconds_done) for kind, w in snapshot.work.items()]
+    seen: list[tuple[str, Lane, float, float]] = [
+        (kind, work.lane, work.cost_done, work.seconds_done) for kind, work in snapshot.work.items()
+    ]
     for stage in snapshot.running:
         share = _share(stage)
         if share >= MIN_SHARE:
