@@ -14,6 +14,7 @@ What is ready lies in queues (`sweeps.queues`) and every count is kept as stages
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sweeps.events import (
@@ -32,6 +33,9 @@ from sweeps.tally import Tally
 from w2s.errors import StageFailed
 from w2s.stages.base import Lane, Stage, closure
 
+MAX_CURVES = 1000
+"""Curves that the log keeps: those of the stages that ended last. Drivers read it twice a second;
+the store has them all."""
 UNAWAITED = "nobody awaits it any more"
 
 
@@ -57,6 +61,7 @@ class Board:
         self._next_request = 0
         self._log: dict[str, StageEvent] = {}
         self._num_events = 0
+        self._curves: deque[str] = deque()
         self._running: dict[str, Node] = {}
         self._tally = Tally(self.nodes)
         self._lanes = Lanes(self.nodes, self._tally, clock)
@@ -430,6 +435,11 @@ class Board:
             traceback=traceback,
         )
         self._num_events += 1
+        if record is not None and record.curve:
+            self._curves.append(stage.key)
+            if len(self._curves) > MAX_CURVES:
+                old = self._curves.popleft()
+                self._log[old] = self._log[old].without_curve()
         self._move(node, state)
         if node.is_there:
             for number in list(node.waiters):

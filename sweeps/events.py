@@ -6,7 +6,7 @@ broker's log, written when a stage reaches an end (`StageBroker.events`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from w2s.stages.base import Lane
@@ -82,6 +82,12 @@ class StageEvent:
     """`failed`: type and message of the error, one line; `cancelled`: why."""
     traceback: str = ""
     """`failed`: where it happened, for logs."""
+
+    def without_curve(self) -> "StageEvent":
+        """The same, small enough to be kept for every stage of a sweep."""
+        if self.record is None or not self.record.curve:
+            return self
+        return replace(self, record=replace(self.record, curve=()))
 
 
 @dataclass(frozen=True, slots=True)

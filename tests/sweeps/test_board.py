@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from sweeps.board import Board
-from sweeps.events import StageRecord, Work
+from sweeps.events import CurvePoint, StageRecord, Work
 from sweeps.resources import Execution, GangShape
 from tests.toys import Chat, Number, Sum
 from w2s.stages.base import Stage
@@ -261,6 +261,23 @@ def test_log_holds_the_last_event_of_each_stage_however_often_it_is_asked_for() 
     done(board, A)
     assert [event.name for event in board.events_after(1000)] == ["number 2", "number 1"]
     assert board.events_after(1002) == []
+
+
+def test_log_keeps_the_curves_of_the_stages_that_ended_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sweeps.board.MAX_CURVES", 2)
+    board = Board()
+    stages = [Number(value=value) for value in range(4)]
+    board.add(stages, set(), HERE)
+    for stage in stages:
+        board.start(stage.key)
+        curve = (CurvePoint(1, 1, {"loss": 0.5}, 0.0),)
+        board.finish(
+            stage.key, StageRecord(stage.key, stage.name, stage.kind, {}, 0.0, 1.0, "", "", curve)
+        )
+    records = [event.record for event in board.events_after(0)]
+    assert [len(record.curve) for record in records if record] == [0, 0, 1, 1]
 
 
 def test_failure_at_the_bottom_of_a_deep_graph_reaches_the_top() -> None:
