@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps import cluster
-from sweeps.broker import start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import start_broker
 from sweeps.resources import Execution, GangShape
 
 
@@ -40,9 +39,7 @@ def layers(stages: int, depth: int) -> list[Zero]:
 def run(store: str, tops: list[Zero], workers: int) -> tuple[float, Usage, float]:
     """Seconds of one graph, what the broker used for it, and processor seconds of the workers."""
     execution = Execution(store=store, shape=GangShape(), max_light_workers=workers)
-    broker = start_broker(execution)
-    try:
-        client = BrokerClient(broker)
+    with start_broker(execution) as client:
         client.request([Zero(index=-1 - i) for i in range(2 * workers)])
         before, before_workers = usage("ray::StageBroker"), usage("ray::LightWorker")
         started = time.perf_counter()
@@ -50,8 +47,6 @@ def run(store: str, tops: list[Zero], workers: int) -> tuple[float, Usage, float
         seconds = time.perf_counter() - started
         used = usage("ray::StageBroker").since(before)
         workers_s = usage("ray::LightWorker").since(before_workers).cpu_s
-    finally:
-        stop_broker(broker)
     return seconds, used, workers_s
 
 

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps import cluster
-from sweeps.broker import start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import start_broker
 from sweeps.resources import Execution, GangShape, worker_environment
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, run_stage
@@ -50,12 +49,8 @@ def run_alone(member: Member, stage: Stage, root: str) -> None:
 
 def in_gang(root: str, shape: GangShape, count: int) -> tuple[float, list[float]]:
     """Seconds until the first stage of a new gang is done, and overhead of each further one."""
-    broker = start_broker(Execution(store=root, shape=shape, max_gangs=1))
-    try:
-        client = BrokerClient(broker)
-        times = [timed(partial(client.request, [Trivial(index=i)])) for i in range(count + 1)]
-    finally:
-        stop_broker(broker)
+    with start_broker(Execution(store=root, shape=shape, max_gangs=1)) as broker:
+        times = [timed(partial(broker.request, [Trivial(index=i)])) for i in range(count + 1)]
     return times[0], [time - own(root, i) for i, time in enumerate(times)][1:]
 
 

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps import cluster
-from sweeps.broker import StageBroker, start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import StageBroker, start_broker
+from sweeps.client import NAMESPACE, BrokerClient
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
 from sweeps.worker import Outcome, run_stage
@@ -76,17 +76,18 @@ def trial(number: int) -> list[Stage]:
 
 def with_trials(number: int, root: str) -> Cost:
     """One run with this many trials."""
-    broker = start_broker(Execution(store=root, shape=GangShape()))
-    try:
-        BrokerClient(broker).request([Zero(index=10**6 + i) for i in range(4)])
+    with start_broker(Execution(store=root, shape=GangShape())) as client:
+
+        def ask(index: int) -> None:
+            BrokerClient(client.name, client.driver).request(trial(index))
+
+        client.request([Zero(index=10**6 + i) for i in range(4)])
         before = usage("ray::StageBroker")
         started = time.perf_counter()
         with ThreadPoolExecutor(CONCURRENT_TRIALS) as pool:
-            list(pool.map(lambda i: BrokerClient(broker).request(trial(i)), range(number)))
+            list(pool.map(ask, range(number)))
         makespan_s = time.perf_counter() - started
         used = usage("ray::StageBroker").since(before)
-    finally:
-        stop_broker(broker)
     shared = -(-number // TRIALS_A_SHARED_STAGE)
     return Cost(number, 5 * number + 2 * shared, makespan_s, 0.0, used)
 
@@ -94,12 +95,12 @@ def with_trials(number: int, root: str) -> Cost:
 class SimulatedBroker(StageBroker):
     """The broker of a sweep, whose gangs are `SimulatedWorker`s."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, name: str, store: str) -> None:
         """See `StageBroker`."""
         from sweeps import gang
 
         gang.run_gang = run_simulated
-        super().__init__(execution)
+        super().__init__(name, store)
 
     async def next_stage(
         self, gang: int, last: int, outcome: Outcome | None
@@ -110,7 +111,7 @@ class SimulatedBroker(StageBroker):
 
     async def num_idle(self) -> int:
         """Gangs that wait for a stage."""
-        return sum(gang.is_idle for gang in self._gangs.gangs.values())
+        return sum(gang.is_idle for pool in self._pools for gang in pool.gangs.values())
 
 
 class SimulatedWorker:
@@ -137,12 +138,9 @@ def run_simulated(work: Any, **options: object) -> None:
 
 def with_workers(number: int, root: str) -> Cost:
     """One run with this many workers."""
-    options: Any = {"num_cpus": 0, "max_concurrency": 10_000}
-    actor = cast(Any, ray).remote(**options)(SimulatedBroker)
-    broker = actor.remote(Execution(store=root, shape=GangShape(), gang_idle_s=60.0))
-    broker.open.remote()
-    try:
-        client = BrokerClient(broker)
+    execution = Execution(store=root, shape=GangShape(), gang_idle_s=60.0)
+    with start_broker(execution, SimulatedBroker) as client:
+        broker = ray.get_actor(client.name, namespace=NAMESPACE)
         # A gang is started for each of these; those that come late find nothing to do.
         client.request([Sleep(index=-1 - i, seconds=SLEEP_S) for i in range(number)])
         idle: Any = 0
@@ -155,8 +153,6 @@ def with_workers(number: int, root: str) -> Cost:
         client.request([Sleep(index=i, seconds=SLEEP_S) for i in range(count)])
         makespan_s = time.perf_counter() - started
         used = usage("ray::SimulatedBroker").since(before)
-    finally:
-        stop_broker(broker)
     return Cost(number, count, makespan_s, STAGES_A_WORKER * SLEEP_S, used)
 
 

@@ -1,39 +1,47 @@
-"""The stage broker: one actor per driver run that owns every running stage.
+"""The stage broker: one actor per store and cluster that owns every running stage.
 
-Callers (the driver, Tune trials) hold a `BrokerClient` (`sweeps.client`): they `ask` for stages and
+Callers (drivers, Tune trials) hold a `BrokerClient` (`sweeps.client`): they `ask` for stages and
 wait. `StageBroker` looks the store up, keeps the book (`sweeps.board`), and gives what is ready to
-who can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes, `serve`
-stages to one process with clients of served models (`sweeps.serve_pool`). A stage that several
-callers ask for runs once. A caller that falls silent loses its requests; what nobody awaits is
-cancelled.
+who can run it: `train` stages to gangs (`sweeps.gang`), `light` stages to a few processes
+(`sweeps.light_pool`), `serve` stages to one process with clients of served models
+(`sweeps.serve_pool`). A stage that several callers ask for runs once, as the first of them wants it
+(`Execution`). A caller that falls silent loses its requests; what nobody awaits is cancelled.
 
-The broker is an ordinary actor, passed as a handle: it ends with the driver, and so does all that
-it started.
+The broker is a named, detached actor: all drivers on a cluster that use one store and the same code
+share it (`sweeps.client.broker_name`). Ray starts it again when it dies; what ran then died with
+it, and the drivers, which find that it knows nothing of them, tell it again what they want. It ends
+by itself, with all that it started, when the last driver has left or fallen silent.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import time
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 import ray
 
+from serving.backends.vllm import Vllm
 from sweeps.board import Board
+from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
 from sweeps.cluster import node_resources
-from sweeps.events import BrokerSnapshot, StageEvent
+from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
+from sweeps.nodes import Node
 from sweeps.placements import check_models_fit
 from sweeps.resources import Execution, check_fits
 from sweeps.serve_pool import ServePool, start_host
 from sweeps.settling import Settling
 from sweeps.store import ArtifactStore
 from sweeps.worker import Outcome
-from w2s.stages.base import Stage
+from w2s.stages.base import Stage, closure
 
 log = logging.getLogger(__name__)
 
@@ -41,214 +49,415 @@ TICK_S = 1.0
 """How often the broker looks for silent callers, idle gangs and new nodes."""
 CLOSE_TIMEOUT_S = 6.0
 """Time that gangs and served models have to go away by themselves."""
+FIRST_DRIVER_S = 60.0
+"""Time that a broker which has just begun waits for a driver."""
 
 
-def _actor(cls: type, **options: int) -> Any:
-    """A Ray actor class that takes no CPU: what stages need is reserved by gangs and replicas."""
-    return cast(Any, ray).remote(num_cpus=0, **options)(cls)
+class EventLog:
+    """What ended among the stages that one driver asked for: the last end of each, in order."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._keys: set[str] = set()
+        self._events: dict[str, StageEvent] = {}
+        self._num = 0
+
+    def add(self, event: StageEvent) -> bool:
+        """A stage ended; False: the driver did not ask for it."""
+        if event.key not in self._keys:
+            return False
+        self._events.pop(event.key, None)  # so that they stay in the order of their indices
+        self._events[event.key] = replace(event, index=self._num)
+        self._num += 1
+        return True
+
+    def ask(self, stages: dict[str, Stage], board: Board) -> None:
+        """The driver asked for these; what had ended before, ended so for it too."""
+        for key in [key for key in stages if key not in self._keys]:
+            self._keys.add(key)
+            node = board.nodes.get(key)
+            if node is not None and node.is_there:
+                self.add(_event(node, "cached"))
+            elif node is not None and node.failure is not None:
+                state = "failed" if node.state == "failed" else "cancelled"
+                self.add(_event(node, state, node.failure.cause))
+
+    def after(self, index: int) -> list[StageEvent]:
+        """The events from this index on."""
+        found = itertools.takewhile(lambda e: e.index >= index, reversed(self._events.values()))
+        return list(found)[::-1]
+
+
+@dataclass(slots=True)
+class Driver:
+    """A run of `w2s` that uses the broker."""
+
+    execution: Execution
+    seen: float
+    """Time of its last sign of life (`time.monotonic`)."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Name of this entry: a driver that was forgotten gets another, with a new log."""
+    known: dict[str, Stage] = field(default_factory=dict)
+    """Stages that its trials ask for by key."""
+    log: EventLog = field(default_factory=EventLog)
+    noticed: list[str] = field(default_factory=list)
+    """What was lost and made good among its stages, in words."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What a caller awaits."""
+
+    driver: str
+    caller: str
+    number: int
+    """On the board."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class StageBroker:
     """The actor; made by `start_broker`, called by workers and through `sweeps.client`."""
 
-    def __init__(self, execution: Execution) -> None:
-        """Args: execution: store, shapes, limits."""
+    def __init__(self, name: str, store: str) -> None:
+        """Args: name: of the actor. store: folder or URL of the artifact store."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        self._execution = execution
-        self._store = ArtifactStore(execution.store)
-        self._board = Board(on_settled=self._settled)
+        self._owner = name.rpartition("-")[2]
+        self._store = ArtifactStore(store)
+        self._incarnation = uuid.uuid4().hex
+        self._board = Board(on_settled=self._on_settled)
         self._handle = ray.get_runtime_context().current_actor
-        self._known: dict[str, Stage] = {}
+        self._drivers: dict[str, Driver] = {}
+        self._requests: dict[str, Request] = {}
+        self._by_number: dict[int, Request] = {}
         self._seen: dict[str, float] = {}
-        self._callers: dict[int, str] = {}
-        self._ends: dict[int, asyncio.Event] = {}
+        self._settling = Settling(self._board, self._store, self._spawn, self._change)
+        self._gangs: list[tuple[Execution, GangPool]] = []
+        self._lights = LightPool(
+            self._board,
+            self._store.root,
+            self._handle,
+            max_workers=0,
+            on_change=self._change,
+            spawn=self._spawn,
+            settle=self._settling.settle,
+            lost=self._settling.lost,
+        )
+        self._serves = ServePool(
+            self._board,
+            partial(start_host, self._handle, self._owner),
+            on_change=self._change,
+            spawn=self._spawn,
+            settle=self._settling.settle,
+            lost=self._settling.lost,
+        )
+        self._num_told = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wanted_until = time.monotonic() + FIRST_DRIVER_S
         self._closing = False
+        self._closed = asyncio.Event()
         self._bug: BaseException | None = None
         self._schedule_due = False
         self._nodes = node_resources()
         self._store.clear_scratch()
-        one_place = self._store.is_local or len(self._nodes) == 1
-        shared = None if one_place else f"{self._store.root}/.gangs"
-        self._settling = Settling(self._board, self._store, self._spawn, self._change)
-        self._gangs = GangPool(
-            self._board,
-            execution,
-            self._handle,
-            self._change,
-            shared,
-            settle=self._settling.settle,
-            lost=self._settling.lost,
-        )
-        self._lights = LightPool(
-            self._board,
-            execution.store,
-            self._handle,
-            max_workers=execution.max_light_workers,
-            on_change=self._change,
-            spawn=self._spawn,
-            settle=self._settling.settle,
-            lost=self._settling.lost,
-        )
-        owner = str(ray.get_runtime_context().get_actor_id())[:16]
-        self._serves = ServePool(
-            self._board,
-            partial(start_host, self._handle, owner),
-            on_change=self._change,
-            spawn=self._spawn,
-            settle=self._settling.settle,
-            lost=self._settling.lost,
-        )
+        # Runs as soon as this is over, after a restart too.
+        self._handle.begin.remote()
 
-    async def open(self) -> None:
+    async def begin(self) -> None:
         """Begin to look after callers, gangs and nodes."""
         self._spawn(self._tick())
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            log.warning("the broker was started again")
+            await asyncio.to_thread(self._remove_leftovers)
 
     # For callers
 
-    def register(self, stages: Sequence[Stage]) -> None:
-        """Make stages known, so that they can be asked for by key. Runs nothing."""
-        self._known.update((stage.key, stage) for stage in stages)
+    async def open(self, driver: str, execution: Execution) -> str:
+        """A driver begins to use the broker, or finds it again; the name of this incarnation.
 
-    async def ask(self, caller: str, stages: Sequence[Stage | str]) -> int:
-        """Register a request; returns its number.
+        Raises:
+            Forgotten: the broker is ending; the next one has the same name.
+        """
+        if self._closing:
+            raise Forgotten("the stage broker is ending")
+        if driver not in self._drivers:
+            self._drivers[driver] = Driver(execution, time.monotonic())
+            self._add_pool(execution)
+            self._lights.allow(execution.max_light_workers)
+        return self._incarnation
+
+    async def beat(self, driver: str, caller: str) -> None:
+        """A sign of life."""
+        self._driver(driver)
+        self._seen[caller] = time.monotonic()
+
+    async def leave(self, driver: str) -> bool:
+        """A driver is through; True: it was the last, and nothing runs any more."""
+        for name, request in list(self._requests.items()):
+            if request.driver == driver:
+                self._drop(name)
+        self._drivers.pop(driver, None)
+        self._change()
+        if self._drivers:
+            return False
+        await self._close()
+        return True
+
+    async def register(self, driver: str, stages: Sequence[Stage]) -> None:
+        """Make stages known, so that they can be asked for by key. Runs nothing."""
+        self._driver(driver).known.update((stage.key, stage) for stage in stages)
+
+    async def ask(
+        self, driver: str, caller: str, request: str, stages: Sequence[Stage | str]
+    ) -> None:
+        """Make a request; one that is known stays as it is.
 
         Args:
+            driver: whose execution decides how stages run that nobody asked for before.
             caller: whose signs of life keep the request alive.
+            request: its id.
             stages: stages, or keys of registered ones.
 
         Raises:
-            UserError: the cluster can never hold the models that one of them talks to.
+            Forgotten: the driver or a key is unknown.
+            UserError: the cluster can never hold the models that a stage talks to.
         """
+        owner = self._driver(driver)
         self._seen[caller] = time.monotonic()
-        roots = [self._known[stage] if isinstance(stage, str) else stage for stage in stages]
-        self.register(roots)
+        if any(isinstance(stage, str) and stage not in owner.known for stage in stages):
+            raise Forgotten("nobody registered a stage that was asked for by its key")
+        roots = [owner.known[stage] if isinstance(stage, str) else stage for stage in stages]
+        owner.known.update((stage.key, stage) for stage in roots)
         unknown = self._board.unknown(roots)
         present = await asyncio.to_thread(self._store.present, unknown)
+        if request in self._requests:
+            return
         missing = [stage for stage in unknown if stage.key not in present]
-        check_models_fit(missing, self._execution, self._nodes)
-        number = self._board.add(roots, present, self._execution)
-        self._callers[number] = caller
-        self._ends[number] = asyncio.Event()
+        check_models_fit(missing, owner.execution, self._nodes)
+        number = self._board.add(roots, present, owner.execution)
+        entry = self._by_number[number] = Request(driver, caller, number)
+        self._requests[request] = entry
+        self._tell()
+        owner.log.ask(closure(roots), self._board)
+        if self._board.is_settled(number):
+            entry.settled.set()
         self._change()
-        return number
 
-    async def wait(self, caller: str, number: int) -> bool:
+    async def wait(self, caller: str, request: str) -> bool:
         """Wait until everything a request awaits is there; False: not yet, call again.
 
         Raises:
             StageFailed: one of its stages failed.
-            KeyError: the request was dropped because its caller had fallen silent.
+            Forgotten: the request was dropped because its caller had fallen silent.
         """
         # The call of a caller that died would go on: only a new call is a sign of life.
         self._seen[caller] = time.monotonic()
-        request = self._board.requests[number]
-        if self._bug is None and not request.is_settled:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ends[number].wait(), self._execution.lease_s / 4)
+        entry = self._requests.get(request)
+        if entry is None:
+            raise Forgotten("this request is not known")
+        self._driver(entry.driver)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(entry.settled.wait(), self._lease_s(entry) / 4)
         if self._bug is not None:
             raise self._bug
-        if not request.is_settled:
-            return False
-        self._drop(number)
-        if request.failure is not None:
-            raise request.failure
-        return True
+        if self._requests.get(request) is not entry:
+            raise Forgotten("this request was dropped")
+        if failure := self._board.requests[entry.number].failure:
+            self._drop(request)
+            raise failure
+        if self._board.is_settled(entry.number):
+            self._drop(request)
+            return True
+        return False
 
-    async def release(self, number: int) -> None:
+    async def release(self, request: str) -> None:
         """Drop a request; what nobody else awaits is cancelled."""
-        self._drop(number)
+        self._drop(request)
         self._change()
 
-    async def read_json(self, key: str, file: str) -> Any:
+    async def read_json(self, driver: str, key: str, file: str) -> Any:
         """The content of a JSON file of an artifact that was asked for."""
-        stage = self._board.nodes[key].stage
-        path = await asyncio.to_thread(self._store.local, stage) / file
+        self._driver(driver)
+        node = self._board.nodes.get(key)
+        if node is None:
+            raise Forgotten(f"nobody asked for the stage {key}")
+        path = await asyncio.to_thread(self._store.local, node.stage) / file
         return json.loads(path.read_text(encoding="utf-8"))
 
-    async def snapshot(self, caller: str) -> BrokerSnapshot:
-        """The state of everything now."""
-        self._seen[caller] = time.monotonic()
+    async def snapshot(self) -> BrokerSnapshot:
+        """The state of everything now, of all drivers."""
         return self._board.snapshot(
-            gangs=len(self._gangs.gangs),
+            gangs=sum(len(pool.gangs) for pool in self._pools),
             served=self._serves.names,
-            turns={"train": self._gangs.turn},
+            turns=dict([("train", pool.turn) for pool in self._pools if pool.is_asked]),
         )
 
-    async def events(self, caller: str, after: int) -> list[StageEvent]:
-        """What ended, from the log's entry number `after` on."""
-        self._seen[caller] = time.monotonic()
-        return self._board.events_after(after)
+    async def events(self, driver: str, read: str, after: int) -> tuple[str, list[StageEvent]]:
+        """What ended among the stages of a driver.
 
-    async def close(self) -> None:
-        """Let gangs end and take served models down; the caller kills the actor afterwards."""
-        self._closing = True
-        self._gangs.stop_all()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(
-                asyncio.gather(self._serves.close(), self._gangs.ended()), CLOSE_TIMEOUT_S
-            )
+        Args:
+            driver: its id.
+            read: name of the log that it read from last.
+            after: index of the first event of that one that it has not read.
+
+        Returns:
+            Name of the log, and what it has not read from it.
+        """
+        owner = self._driver(driver)
+        return owner.id, owner.log.after(after if read == owner.id else 0)
+
+    async def noticed(self, driver: str) -> list[str]:
+        """What was lost and made good among the stages of a driver, in words."""
+        return self._driver(driver).noticed
 
     # For workers
 
     async def next_order(self, gang: int, rank: int, last: int, outcome: Outcome | None) -> Order:
         """See `GangPool.next_order`."""
-        return await self._gangs.next_order(gang, rank, last, outcome)
+        for pool in self._pools:
+            if gang in pool.gangs:
+                return await pool.next_order(gang, rank, last, outcome)
+        return Order("stop")  # of an earlier broker
 
     async def report(self, key: str, step: int, total: int, metrics: dict[str, float]) -> bool:
         """Progress of a running stage; returns whether anybody still awaits it."""
         return self._board.report(key, step, total, metrics) and not self._closing
 
-    # Inside
+    # Inside: callers
 
-    def _drop(self, number: int) -> None:
-        self._callers.pop(number, None)
-        self._ends.pop(number, None)
-        for key in self._board.release(number):
+    def _driver(self, name: str) -> Driver:
+        driver = self._drivers.get(name)
+        if driver is None or self._closing:
+            raise Forgotten("this run is not known to the stage broker")
+        driver.seen = time.monotonic()
+        return driver
+
+    def _lease_s(self, request: Request) -> float:
+        driver = self._drivers.get(request.driver)
+        return driver.execution.lease_s if driver else FIRST_DRIVER_S
+
+    def _drop(self, request: str) -> None:
+        entry = self._requests.pop(request, None)
+        if entry is None:
+            return
+        del self._by_number[entry.number]
+        entry.settled.set()
+        for key in self._board.release(entry.number):
             # A training notices by itself, from the answer to its next report.
             self._serves.cancel(key)
 
-    def _settled(self, number: int) -> None:
-        """A request failed or has everything: wake who waits for it."""
-        if (end := self._ends.get(number)) is not None:
-            end.set()
+    def _on_settled(self, number: int) -> None:
+        if entry := self._by_number.get(number):
+            entry.settled.set()
+
+    def _tell(self) -> None:
+        """Pass what ended on to the drivers that asked for it."""
+        for event in self._board.events_after(self._num_told):
+            self._num_told = event.index + 1
+            node = self._board.nodes[event.key]
+            for driver in self._drivers.values():
+                if driver.log.add(event) and event.state == "done" and node.attempts > 1:
+                    why = f": {node.cause}" if node.cause else ""
+                    driver.noticed.append(f"{event.name} was started {node.attempts} times{why}")
+
+    def _forget_the_silent(self) -> None:
+        now = time.monotonic()
+        for name, request in list(self._requests.items()):
+            if now - self._seen[request.caller] > self._lease_s(request):
+                log.warning("caller=%s is silent; its request is dropped", request.caller)
+                self._drop(name)
+        for name, driver in list(self._drivers.items()):
+            if now - driver.seen > driver.execution.lease_s:
+                log.warning("driver=%s is silent; the broker forgets it", name)
+                del self._drivers[name]
+        waiting = {request.caller for request in self._requests.values()}
+        for caller in [caller for caller in self._seen if caller not in waiting]:
+            del self._seen[caller]
+
+    # Inside: stages
 
     def _change(self) -> None:
-        """Something happened: look for work once per turn of the loop."""
-        if self._bug is not None:
-            return
-        if not self._schedule_due:
+        """Something happened: tell of it, and look for work once per turn of the loop."""
+        if self._bug is None and not self._schedule_due:
             self._schedule_due = True
             asyncio.get_running_loop().call_soon(self._schedule)
 
     def _schedule(self) -> None:
         self._schedule_due = False
+        self._tell()
         if self._closing:
             return
         try:
             self._lights.schedule()
-            self._serves.schedule(self._nodes, [self._gangs])
-            self._gangs.schedule(self._nodes, self._serves.taken)
+            self._serves.schedule(self._nodes, self._pools)
+            for pool in self._pools:
+                others = [other for other in self._pools if other is not pool]
+                taken = [use.group for other in others for use in other.uses()]
+                pool.schedule(self._nodes, [*self._serves.taken, *taken])
+                if pool.shortage is not None:
+                    for other in others:
+                        other.end([use.id for use in other.uses() if use.is_useless])
         except Exception as error:
             self._give_up(error)
+
+    @property
+    def _pools(self) -> list[GangPool]:
+        return [pool for _, pool in self._gangs]
+
+    def _add_pool(self, execution: Execution) -> None:
+        """Stages of each execution train in gangs of their own."""
+        if any(known == execution for known, _ in self._gangs):
+            return
+        one_place = self._store.is_local or len(self._nodes) == 1
+        pool = GangPool(
+            self._board,
+            execution,
+            self._handle,
+            self._change,
+            None if one_place else f"{self._store.root}/.gangs",
+            settle=self._settling.settle,
+            lost=self._settling.lost,
+        )
+        self._gangs.append((execution, pool))
+
+    # Inside: the broker itself
 
     def _give_up(self, bug: BaseException) -> None:
         """An error of the broker itself reaches everyone who waits, who would wait for ever."""
         log.error("the broker failed", exc_info=bug)
         self._bug = bug
-        for end in self._ends.values():
-            end.set()
+        for request in self._requests.values():
+            request.settled.set()
 
     async def _tick(self) -> None:
-        while True:
+        while not self._closing:
             await asyncio.sleep(TICK_S)
             self._nodes = await asyncio.to_thread(node_resources)
-            silent = time.monotonic() - self._execution.lease_s
-            for number, caller in list(self._callers.items()):
-                if self._seen[caller] < silent:
-                    log.warning("caller=%s is silent; its request %d is dropped", caller, number)
-                    self._drop(number)
+            self._forget_the_silent()
             self._change()
+            if self._drivers:
+                self._wanted_until = time.monotonic()
+            elif time.monotonic() > self._wanted_until:
+                await self._close()
+        await self._closed.wait()
+        await asyncio.sleep(TICK_S)  # the answer to the last driver goes out
+        ray.kill(self._handle)
+
+    async def _close(self) -> None:
+        """Let gangs end and take served models down; from here on the broker is on its way out."""
+        self._closing = True
+        for pool in self._pools:
+            pool.stop_all()
+        ends = [self._serves.close(), *(pool.ended() for pool in self._pools)]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*ends), CLOSE_TIMEOUT_S)
+        self._closed.set()
+
+    def _remove_leftovers(self) -> None:
+        """Take down the served models of the broker that died: they hold room for nothing."""
+        try:
+            Vllm(owner=self._owner).clear()
+        except Exception:
+            log.exception("models of the broker that died may still be up")
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -261,23 +470,35 @@ class StageBroker:
             self._give_up(error)
 
 
-def start_broker(execution: Execution) -> Any:
-    """Start the broker of this driver run on the cluster it is connected to.
+def _event(node: Node, state: Any, cause: str = "") -> StageEvent:
+    stage = node.stage
+    return StageEvent(0, state, stage.key, stage.name, stage.kind, time.time(), cause=cause)
+
+
+def start_broker(execution: Execution, broker: type[StageBroker] = StageBroker) -> DriverClient:
+    """Open the broker of a store on the cluster this process is connected to.
+
+    Args:
+        execution: how the stages of this driver run.
+        broker: class of the actor, which is started where no driver of this cluster has.
 
     Raises:
         UserError: the cluster can never give what training asks for.
         StoreError: the store cannot be written.
     """
     check_fits(execution.shape, node_resources())
-    ArtifactStore(execution.store).check_writable()
-    broker = _actor(StageBroker, max_concurrency=10_000).remote(execution)
-    broker.open.remote()
-    return broker
+    store = ArtifactStore(execution.store)
+    store.check_writable()
+    name = broker_name(store.root)
 
+    def create() -> Any:
+        actor = cast(Any, ray).remote(num_cpus=0, max_restarts=-1, max_concurrency=10_000)
+        named = actor(broker).options(
+            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        )
+        return named.remote(name, store.root)
 
-def stop_broker(broker: Any, timeout_s: float = CLOSE_TIMEOUT_S + 1.0) -> None:
-    """Take served models down and end the broker with all that it started; safe to call twice."""
-    with contextlib.suppress(Exception):  # whatever fails here, the actor is killed
-        ray.get(broker.close.remote(), timeout=timeout_s)
-    with contextlib.suppress(Exception):
-        ray.kill(broker)
+    def record(stage: Stage) -> StageRecord | None:
+        return store.record(stage) if store.has(stage) else None
+
+    return DriverClient(name, create, execution, record)

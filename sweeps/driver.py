@@ -19,8 +19,8 @@ from serving.budget import Usage
 from serving.errors import BudgetSpent
 from sweeps import cluster, report
 from sweeps.book import TrialBook
-from sweeps.broker import start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import start_broker
+from sweeps.client import DriverClient
 from sweeps.collect import collect, stage_counts, summarise
 from sweeps.config import Runtime, Sweep
 from sweeps.events import StageEvent
@@ -80,6 +80,8 @@ class Outcome:
     """What the speakers behind a URL have cost in this sweep, over all its runs, by name."""
     budgets: list[str] = field(default_factory=list)
     """What was said where a budget was spent."""
+    noticed: list[str] = field(default_factory=list)
+    """What was lost on the way and made good."""
 
     @property
     def exit_code(self) -> int:
@@ -122,6 +124,7 @@ class Session:
         """Nothing has run: an empty book, no events."""
         self.book = TrialBook(self.planner)
         self.events: list[StageEvent] = []
+        self.noticed: list[str] = []
 
     def tracker(self) -> Tracker:
         """The writer to MLflow."""
@@ -205,6 +208,7 @@ class Session:
             problems,
             spent=spent(self.planner, self.completions),
             budgets=list(dict.fromkeys(said)),
+            noticed=self.noticed,
         )
 
     def roots(self) -> list[Stage]:
@@ -338,8 +342,7 @@ def _execute(
     """Broker, live view and trials on the cluster, from start to end."""
     nodes = cluster.node_resources()
     how = execution(session.runtime, session.planner, session.store.root, nodes, remote)
-    handle = start_broker(how)
-    broker = BrokerClient(handle)
+    broker = start_broker(how)
     try:
         with _pump(session, broker, tracker, plain):
             searcher = SweepSearcher(
@@ -350,17 +353,18 @@ def _execute(
             prefetched = _prefetch(session, searcher, broker)
             gangs = slots(how.shape, nodes)
             concurrent = session.runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
-            run_trials(session.sweep, searcher, session.book, handle, concurrent)
+            run_trials(session.sweep, searcher, session.book, broker, concurrent)
             if prefetched is not None:
                 broker.release(prefetched)
     except KeyboardInterrupt:
-        stop_broker(handle, timeout_s=INTERRUPTED_CLOSE_S)
+        broker.leave(timeout_s=INTERRUPTED_CLOSE_S)
         raise
     finally:
-        stop_broker(handle)
+        session.noticed += broker.noticed()
+        broker.leave()
 
 
-def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str, Any]:
+def _configure(session: Session, broker: DriverClient, point: Point) -> dict[str, Any]:
     """Write a point into the book, hand its stages to the broker, and give Tune its config."""
     entry = session.book.add(point)
     roots = [root for roles in entry.roles.values() for root in roles]
@@ -369,13 +373,13 @@ def _configure(session: Session, broker: BrokerClient, point: Point) -> dict[str
     return session.book.config(entry)
 
 
-def _prefetch(session: Session, searcher: SweepSearcher, broker: BrokerClient) -> int | None:
+def _prefetch(session: Session, searcher: SweepSearcher, broker: DriverClient) -> str | None:
     """Ask for all certain points at once: the broker sees the longest chains from the start.
 
     Not under a scheduler, which may stop a point before its later seeds are asked for.
 
     Returns:
-        Number of the request, which the pump keeps alive.
+        Id of the request, which the pump keeps alive.
     """
     if session.sweep.scheduler != "none":
         return None
@@ -390,14 +394,14 @@ def _prefetch(session: Session, searcher: SweepSearcher, broker: BrokerClient) -
 
 
 @contextlib.contextmanager
-def _pump(session: Session, broker: BrokerClient, tracker: Tracker, plain: bool) -> Iterator[None]:
+def _pump(session: Session, broker: DriverClient, tracker: Tracker, plain: bool) -> Iterator[None]:
     """Beside the trials: events and ended trials into MLflow, the live view on the terminal."""
     done = threading.Event()
     logged: set[str] = set()
 
     def pump_once() -> None:
-        for event in broker.events(session.events[-1].index + 1 if session.events else 0):
-            session.events.append(event)
+        for event in broker.events():
+            session.events.append(event.without_curve())
             tracker.log(stage_entry(session.summary, event))
             view.note(event)
             progress.note(event)

@@ -322,6 +322,11 @@ class GangPool:
         ]
 
     @property
+    def is_asked(self) -> bool:
+        """Whether stages have to run here."""
+        return self._board.num_planned("train", self._execution) > 0
+
+    @property
     def turn(self) -> str:
         """What ready stages wait for, in words."""
         if self.shortage is not None:

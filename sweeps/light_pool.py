@@ -64,6 +64,10 @@ class LightPool:
         self._free: list[Any] = []
         self._count = 0
 
+    def allow(self, max_workers: int) -> None:
+        """Use so many processes at most, or more where somebody else allowed more."""
+        self._max_workers = max(self._max_workers, max_workers)
+
     def schedule(self) -> None:
         """Give what is ready to free processes."""
         while self._board.num_ready("light"):

@@ -7,7 +7,6 @@ A trial holds keys, not stages: it loads neither torch nor any part of the scien
 from typing import Any
 
 from ray import tune
-from ray.actor import ActorHandle
 
 from sweeps.client import BrokerClient
 from w2s.errors import StageFailed
@@ -20,7 +19,7 @@ EVALUATION_FILE = "evaluation.json"
 """What an evaluate stage leaves (`w2s.stages.evaluate`, which a trial does not import)."""
 
 
-def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
+def run_trial(config: dict[str, Any], broker: str, driver: str) -> None:
     """One point, seed by seed.
 
     Args:
@@ -28,9 +27,10 @@ def run_trial(config: dict[str, Any], broker: ActorHandle) -> None:
             analyses: keys of what runs beside them}), `objective` (metric on `val`), `one_by_one`
             (a seed is asked for only when the one before it is done, so that a scheduler saves its
             cost).
-        broker: handle of the stage broker.
+        broker: name of the stage broker.
+        driver: id of the run that the trial belongs to.
     """
-    client = BrokerClient(broker)
+    client = BrokerClient(broker, driver)
     seeds = config["seeds"]
     asked = (
         {} if config["one_by_one"] else {item["seed"]: client.ask(_keys(item)) for item in seeds}

@@ -10,15 +10,23 @@ import tempfile
 from typing import Any
 
 from sweeps.book import TrialBook
+from sweeps.client import BrokerClient
 from sweeps.config import Sweep
 from sweeps.search import SweepSearcher
 from sweeps.trial import OBJECTIVE
 
 log = logging.getLogger(__name__)
 
+MAX_TRIAL_DEATHS = 5
+"""Deaths of a trial's process after which its point counts as failed."""
+
 
 def run_trials(
-    sweep: Sweep, searcher: SweepSearcher, book: TrialBook, broker: Any, max_concurrent: int
+    sweep: Sweep,
+    searcher: SweepSearcher,
+    book: TrialBook,
+    broker: BrokerClient,
+    max_concurrent: int,
 ) -> None:
     """Run every point of the sweep as a Tune trial; returns when all have ended.
 
@@ -26,7 +34,7 @@ def run_trials(
         sweep: names the scheduler.
         searcher: hands out the points.
         book: follows the trials.
-        broker: handle of the stage broker.
+        broker: the driver's end of the stage broker.
         max_concurrent: trials at the same time.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -43,7 +51,8 @@ def run_trials(
     with tempfile.TemporaryDirectory(prefix="w2s-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(run_trial, broker=broker), {"cpu": 0, "memory": 1}
+                tune.with_parameters(run_trial, broker=broker.name, driver=broker.driver),
+                {"cpu": 0, "memory": 1},
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -60,6 +69,8 @@ def run_trials(
                 verbose=0,
                 callbacks=[_follower(book)],
                 log_to_file=False,
+                # A trial whose process died begins again; what it waits for goes on meanwhile.
+                failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_DEATHS),
             ),
         )
         tuner.fit()

@@ -53,6 +53,8 @@ def _print(outcome: Outcome, elapsed_s: float) -> None:
             f"{usage.output_tokens:,} out, over all runs of this sweep",
             highlight=False,
         )
+    for noticed in outcome.noticed:
+        console.print(f"noticed: {noticed}", highlight=False)
     for budget in outcome.budgets:
         print(f"stopped: {budget}", file=sys.stderr)
     for entry in outcome.book.entries.values():

@@ -170,8 +170,7 @@ def _check_stored(model: Model, store: ArtifactStore, file: str) -> None:
 
 def _finetune_missing(found: list[Finetune], store: ArtifactStore, how: Execution) -> None:
     """Finetune the teachers whose weights are not in the store, as a sweep would."""
-    from sweeps.broker import start_broker, stop_broker
-    from sweeps.client import BrokerClient
+    from sweeps.broker import start_broker
 
     missing: list[Stage] = [teacher for teacher in found if not store.has(teacher)]
     if not missing:
@@ -181,11 +180,8 @@ def _finetune_missing(found: list[Finetune], store: ArtifactStore, how: Executio
         "weights only where something asks for them; kept from now on",
         flush=True,
     )
-    broker = start_broker(how)
-    try:
-        BrokerClient(broker).request(missing)
-    finally:
-        stop_broker(broker)
+    with start_broker(how) as broker:
+        broker.request(missing)
 
 
 async def _serve(models: Mapping[str, Servable], how: Execution, door: Door) -> None:

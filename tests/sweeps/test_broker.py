@@ -13,8 +13,9 @@ import pytest
 import ray
 
 from serving.backends.scripted import Scripted
-from sweeps.broker import start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import start_broker
+from sweeps.client import BrokerClient, DriverClient
+from sweeps.events import StageEvent
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
 from sweeps.worker import run_stage
@@ -30,19 +31,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
     return ArtifactStore(str(tmp_path_factory.mktemp("broker") / "store"))
 
 
+TOLD: list[StageEvent] = []
+
+
 @pytest.fixture(scope="module")
-def broker(ray_session: None, store: ArtifactStore) -> Iterator[Any]:
+def client(ray_session: None, store: ArtifactStore) -> Iterator[DriverClient]:
     execution = Execution(
         store=store.root, shape=GangShape(), backend=Scripted(), max_gangs=1, lease_s=4.0
     )
-    broker = start_broker(execution)
-    yield broker
-    stop_broker(broker)
-
-
-@pytest.fixture
-def client(broker: Any) -> BrokerClient:
-    return BrokerClient(broker)
+    with start_broker(execution) as client:
+        yield client
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
@@ -56,30 +54,35 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def end_of(client: BrokerClient, stage: Stage) -> list[str]:
-    return [event.state for event in client.events() if event.key == stage.key]
+def told(client: DriverClient) -> list[StageEvent]:
+    TOLD.extend(client.events())
+    return TOLD
+
+
+def end_of(client: DriverClient, stage: Stage) -> list[str]:
+    return [event.state for event in told(client) if event.key == stage.key]
 
 
 def test_stages_of_all_lanes_run_in_order_and_end_in_the_store(
-    client: BrokerClient, store: ArtifactStore
+    client: DriverClient, store: ArtifactStore
 ) -> None:
     sources = (Number(value=2), Number(value=5))
     top = Sum(inputs_=(Sum(inputs_=sources, tag="lanes"), sources[0]), tag="lanes-top")
     client.request([top, Chat()])
     assert read(store.local(top)) == 9
     assert len((store.local(Chat()) / "lines.txt").read_text().splitlines()) == 4
-    event = next(event for event in client.events() if event.key == top.key)
+    event = next(event for event in told(client) if event.key == top.key)
     assert event.state == "done"
     assert event.record is not None
     assert event.record.curve[-1].metrics == {"total": 9.0}
 
 
-def test_stage_that_two_callers_ask_for_runs_once(broker: Any, tmp_path: Path) -> None:
+def test_stage_that_two_callers_ask_for_runs_once(client: DriverClient, tmp_path: Path) -> None:
     log = tmp_path / "log"
     shared = Sum(tag="shared", log=str(log))
 
     def ask(tag: str) -> None:
-        BrokerClient(broker).request([Sum(inputs_=(shared,), tag=tag)])
+        BrokerClient(client.name, client.driver).request([Sum(inputs_=(shared,), tag=tag)])
 
     callers = [threading.Thread(target=ask, args=(tag,)) for tag in ("a", "b")]
     for caller in callers:
@@ -90,7 +93,7 @@ def test_stage_that_two_callers_ask_for_runs_once(broker: Any, tmp_path: Path) -
 
 
 def test_failure_reaches_every_waiter_with_its_cause_and_the_rest_goes_on(
-    client: BrokerClient, broker: Any, store: ArtifactStore
+    client: DriverClient, store: ArtifactStore
 ) -> None:
     broken = Number(value=13, fails=True)
     requests = [client.ask([Sum(inputs_=(broken,), tag=tag)]) for tag in ("c", "d")]
@@ -104,7 +107,7 @@ def test_failure_reaches_every_waiter_with_its_cause_and_the_rest_goes_on(
     assert not store.has(broken)
 
 
-def test_error_in_a_training_leaves_its_gang_up(client: BrokerClient, tmp_path: Path) -> None:
+def test_error_in_a_training_leaves_its_gang_up(client: DriverClient, tmp_path: Path) -> None:
     log, obstacle = tmp_path / "log", tmp_path / "obstacle"
     obstacle.write_text("")
     client.request([Sum(tag="before", log=str(log))])
@@ -119,19 +122,19 @@ def test_error_in_a_training_leaves_its_gang_up(client: BrokerClient, tmp_path: 
 class Asker:
     """A caller that can be killed."""
 
-    def ask(self, broker: Any, stages: list[Stage]) -> None:
-        self.client = BrokerClient(broker)
+    def ask(self, broker: str, driver: str, stages: list[Stage]) -> None:
+        self.client = BrokerClient(broker, driver)
         self.client.ask(stages)
 
 
 def test_dead_caller_takes_its_own_stages_along_but_no_shared_one(
-    client: BrokerClient, broker: Any, store: ArtifactStore, tmp_path: Path
+    client: DriverClient, store: ArtifactStore, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     shared = Sum(tag="both", gate=str(gate), work=9.0)
     private = Sum(tag="private")
     asker: Any = Asker.remote()  # pyright: ignore
-    ray.get(asker.ask.remote(broker, [shared, private]))
+    ray.get(asker.ask.remote(client.name, client.driver, [shared, private]))
     number = client.ask([shared])
     ray.kill(asker)
     done = threading.Thread(target=client.wait, args=(number,))
@@ -143,7 +146,7 @@ def test_dead_caller_takes_its_own_stages_along_but_no_shared_one(
     assert not store.has(private)
 
 
-def test_running_stage_stops_when_nobody_awaits_it(client: BrokerClient, tmp_path: Path) -> None:
+def test_running_stage_stops_when_nobody_awaits_it(client: DriverClient, tmp_path: Path) -> None:
     endless = Sum(tag="endless", gate=str(tmp_path / "never"))
     number = client.ask([endless])
     until(lambda: any(stage.step > 0 for stage in client.snapshot().running))
@@ -153,7 +156,7 @@ def test_running_stage_stops_when_nobody_awaits_it(client: BrokerClient, tmp_pat
 
 
 def test_stage_of_a_killed_worker_runs_again_and_is_committed_once(
-    client: BrokerClient, store: ArtifactStore, tmp_path: Path
+    client: DriverClient, store: ArtifactStore, tmp_path: Path
 ) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
     stage = Sum(tag="killed", log=str(log), gate=str(gate))
@@ -181,28 +184,20 @@ def test_rerun_does_only_what_is_missing(store: ArtifactStore, tmp_path: Path) -
     assert run_stage(trained, store).record is not None
     assert run_stage(fails, store).cause
     obstacle.unlink()
-    broker = start_broker(Execution(store=store.root, shape=GangShape()))
-    client = BrokerClient(broker)
-    try:
+    with start_broker(Execution(store=store.root, shape=GangShape())) as client:
         client.request([trained, fails])
         assert [(event.name, event.state) for event in client.events()] == [
             ("sum-trained", "cached"),
             ("number 7", "done"),
         ]
-        assert client.snapshot().gangs == 0
-    finally:
-        stop_broker(broker)
     assert len(lines(tmp_path / "log")) == 1
 
 
 def test_two_workers_train_what_one_trains(store: ArtifactStore, tmp_path: Path) -> None:
     alone = ArtifactStore(str(tmp_path / "alone"))
     assert run_stage(Descent(), alone).record is not None
-    broker = start_broker(Execution(store=store.root, shape=GangShape(num_workers=2)))
-    try:
-        BrokerClient(broker).request([Descent()])
-    finally:
-        stop_broker(broker)
+    with start_broker(Execution(store=store.root, shape=GangShape(num_workers=2))) as client:
+        client.request([Descent()])
     one, two = ((each.local(Descent()) / "number.json").read_text() for each in (alone, store))
     assert '"replicas": 2' in two
     assert json.loads(two)["value"] == pytest.approx(json.loads(one)["value"], abs=1e-6)
