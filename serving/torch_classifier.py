@@ -33,13 +33,15 @@ class Backbone:
     def __init__(self, model: ServedModel, device: str = "cpu") -> None:
         """Load weights and tokenizer."""
         revision = model.revision or "main"
-        self._tokenizer = AutoTokenizer.from_pretrained(model.path, revision=revision)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=revision, trust_remote_code=False
+        )
         self._backbone = AutoModel.from_pretrained(
             model.path,
             revision=revision,
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=False,
         )
         self._backbone.to(device).eval()
         self._device = device
