@@ -26,6 +26,7 @@ test: check
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup
+	@tools/postgresql.sh
 	$(BIN)/python -m pytest -m slow
 
 check: setup

@@ -97,7 +97,7 @@ class Journal:
         while True:
             name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}{SUFFIX}"
             path = self.folder / name
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 if _locked(file, path):
                     _write(file, self._header)
@@ -180,7 +180,7 @@ class WriterLock:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError:  # Where no file can be made there is no journal to share either.
             yield True
             return

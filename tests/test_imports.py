@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "vllm", "mlflow", "transformers"}
-VERBS = ("plan", "run", "status", "explain", "report", "serve", "debate", "ui", "list")
+VERBS = ("plan", "run", "status", "explain", "report", "serve", "debate", "ui", "sync", "list")
 SIBLINGS = (
     "w2s/losses",
     "w2s/tasks",
