@@ -13,7 +13,7 @@ import hmac
 import ipaddress
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -163,8 +163,9 @@ async def gateway(
     class Quiet(uvicorn.Server):
         """Signals are the caller's."""
 
-        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
-            return contextlib.nullcontext()
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None]:
+            yield
 
     with contextlib.closing(_listening(host, port)) as listener:
         # A completion takes as long as it takes; who asked for it may hang up.

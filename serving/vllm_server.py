@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.classify import add_classify_route, flat_texts, split
 from serving.client import Probabilities, Scores, Text
+from serving.engine_process import bind_engines
 from serving.errors import ServingInputError
 from serving.heads import HEAD_FILE, Head, token_ids
 from serving.messages import Completion, Sampling
@@ -91,6 +92,11 @@ def _params(sampling: Sampling, seed: int, kind: RequestOutputKind) -> SamplingP
     )
 
 
+def _end() -> NoReturn:
+    log.exception("the engine died; the replica ends")
+    os._exit(1)
+
+
 class EngineServer(LLMServer):
     """One replica: an engine, its HTTP routes, and the adapters of its model."""
 
@@ -109,6 +115,7 @@ class EngineServer(LLMServer):
     async def _start_engine(self) -> None:
         """Start the engine without the usage report, whose actor would outlive the app."""
         assert self.engine is not None
+        bind_engines()
         await self.engine.start()
         for adapter in self._model.adapters:
             await self._through(adapter)
@@ -136,19 +143,30 @@ class EngineServer(LLMServer):
         assert self.engine is not None, "the engine has not started"
         return self.engine._engine_client  # pyright: ignore[reportAttributeAccessIssue]
 
-    async def _last(self, outputs: AsyncIterator[Any]) -> Any:
-        """The last output of a request.
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds."""
+        try:
+            await super().check_health()
+        except EngineDeadError:
+            _end()
+
+    async def _while_alive(self, outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The outputs of a request.
 
         A replica whose engine has died ends here, so that Serve starts another at once, and not
         after three health checks.
         """
-        final = None
         try:
             async for output in outputs:
-                final = output
+                yield output
         except EngineDeadError:
-            log.exception("the engine died; the replica ends")
-            os._exit(1)
+            _end()
+
+    async def _last(self, outputs: AsyncIterator[Any]) -> Any:
+        """The last output of a request."""
+        final = None
+        async for output in self._while_alive(outputs):
+            final = output
         assert final is not None, "the engine ended a request without output"
         return final
 
@@ -262,7 +280,7 @@ class SeededLLMServer(EngineServer):
         params = _params(sampling, seed, RequestOutputKind.DELTA)
         lora = await self._through(adapter)
         outputs = self._client().generate(prompt, params, random_uuid(), lora_request=lora)
-        async for output in outputs:
+        async for output in self._while_alive(outputs):
             if output.outputs[0].text:
                 yield output.outputs[0].text
 
@@ -289,7 +307,7 @@ class PooledClassifier(EngineServer):
     async def __init__(self, llm_config: Any, model: ServedModel) -> None:
         """Start the engine and read the tokenizer and the heads; see `EngineServer`."""
         self._tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision or "main"
+            model.path, revision=model.revision or "main", trust_remote_code=False
         )
         self._heads: dict[str, Head] = {}
         await super().__init__(llm_config, model)

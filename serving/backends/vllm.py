@@ -302,9 +302,7 @@ def _start_app(app: str, route: str, model: ServedModel, placement: Placement) -
     with _STARTING:
         if _app_status(app)[0] in ("RUNNING", "DEPLOYING"):
             return
-        target = serve.RunTarget(
-            target=_build_app(model, placement), name=app, route_prefix=route
-        )
+        target = serve.RunTarget(target=_build_app(model, placement), name=app, route_prefix=route)
         serve.run_many(
             [target],
             wait_for_ingress_deployment_creation=False,
@@ -421,7 +419,7 @@ def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         "tensor_parallel_size": placement.tensor_parallel,
         # An encoder's tokens see each other: nothing of a prefix can be kept.
         "enable_prefix_caching": model.read_token == "last",
-        "trust_remote_code": model.trust_remote_code,
+        "trust_remote_code": False,
         # Else vLLM would load pickles where there is nothing else.
         "load_format": "safetensors",
         # A model's own generation_config would change what the HTTP routes sample, and only those.
