@@ -66,7 +66,8 @@ def seconds_left(snapshot: BrokerSnapshot) -> float | None:
 def _rates(snapshot: BrokerSnapshot) -> tuple[dict[str, float], float]:
     """Seconds per unit of cost by kind, and the seconds that were observed.
 
-    A kind of which nothing is known yet goes at the pace of its lane, then of all, then at 1.
+    A kind of which nothing is known yet goes at the pace of its lane; where nothing is known of
+    that either, as its cost says, or at the pace of all that was observed, if that is faster.
     """
     by_kind: dict[str, _Pace] = {kind: _Pace() for kind in snapshot.work}
     by_lane: defaultdict[Lane, _Pace] = defaultdict(_Pace)
@@ -84,7 +85,8 @@ def _rates(snapshot: BrokerSnapshot) -> tuple[dict[str, float], float]:
             pace.add(cost, seconds)
     rates = {}
     for kind, work in snapshot.work.items():
-        known = (by_kind[kind].rate, by_lane[work.lane].rate, overall.rate, 1.0)
+        elsewhere = min(1.0, overall.rate or 1.0)
+        known = (by_kind[kind].rate, by_lane[work.lane].rate, elsewhere)
         rates[kind] = next(rate for rate in known if rate is not None)
     return rates, overall.seconds
 

@@ -76,3 +76,13 @@ def test_lanes_go_on_beside_each_other():
 def test_stages_without_a_cost_count_by_their_number():
     stages = snapshot(task=Work("light", 0.0, 8.0, 0.0, 4, 6))
     assert seconds_left(stages) == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize(("training_s", "debates_s"), [(40.0, 50.0), (5.0, 25.0)])
+def test_slow_training_says_nothing_about_debates_and_a_fast_machine_is_fast(training_s, debates_s):
+    # Debates cost 50 units. Training takes 4 s a unit, or half a second: then all is taken as fast.
+    stages = snapshot(
+        pretrain=Work("train", 10.0, training_s, 0.0, 1, 0),
+        debate=Work("serve", cost_left=50.0, number_left=5),
+    )
+    assert seconds_left(stages) == pytest.approx(debates_s)
