@@ -14,9 +14,15 @@ class Killed(Exception):
 class Memory:
     """Keeps one state, as bytes and JSON; the training that wrote it ends there."""
 
-    def __init__(self, stop_after: int) -> None:
-        """Args: stop_after: number of the update after which the state is kept, from 1."""
+    def __init__(self, stop_after: int, ends: bool = True) -> None:
+        """Keep a state once.
+
+        Args:
+            stop_after: number of the update after which it is kept, from 1; 0: never.
+            ends: whether the training ends there; else it goes on undisturbed.
+        """
         self._stop_after = stop_after
+        self._ends = ends
         self._updates = 0
         self._kept: tuple[bytes, str] | None = None
 
@@ -26,7 +32,8 @@ class Memory:
 
     def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._kept = safetensors.torch.save(tensors), json.dumps(facts)
-        raise Killed
+        if self._ends:
+            raise Killed
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if self._kept is None:

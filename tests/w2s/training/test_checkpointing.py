@@ -2,12 +2,15 @@
 an undisturbed one ends, with the same curve."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 from tests.w2s.training.interrupted import Killed, Memory
@@ -22,11 +25,12 @@ from w2s.training.batching import TokenRows
 from w2s.training.checkpointing import Checkpoints, pack, unpack
 from w2s.training.config import GenerativeConfig, TrainConfig
 from w2s.training.generative import finetune_language_model
-from w2s.training.loop import finetune
+from w2s.training.loop import ALONE, finetune
 from w2s.training.members import MemberWeights
 from w2s.training.optim import LearningRates
 from w2s.training.parallel import Replicas
 from w2s.training.pretraining import pretrain
+from w2s.training.sharding import full_state
 from w2s.weightings.learned import Learned
 
 NUM_ROWS = 33
@@ -44,15 +48,14 @@ RECIPE = TrainConfig(learning_rate=3e-3, epochs=3, batch_size=8, weight_decay=0.
 class Result:
     """What a training left."""
 
-    model: torch.nn.Module
+    weights: dict[str, torch.Tensor]
     curve: list[Any]
     others: list[float] = field(default_factory=list)
 
     def assert_same(self, other: "Result") -> None:
-        mine, theirs = self.model.state_dict(), other.model.state_dict()
-        assert mine.keys() == theirs.keys()
-        for name, tensor in mine.items():
-            assert torch.equal(tensor, theirs[name]), name
+        assert self.weights.keys() == other.weights.keys()
+        for name, tensor in self.weights.items():
+            assert torch.equal(tensor, other.weights[name]), name
         assert self.curve == other.curve
         assert self.others == other.others
 
@@ -69,6 +72,8 @@ def classify(
     lora: bool = False,
     members: bool = False,
     micro_batch_size: int | None = None,
+    replicas: Replicas = ALONE,
+    steps: list[int] | None = None,
 ) -> Result:
     torch.manual_seed(0)
     base = prepare_backbone(LlamaModel(SHAPE))
@@ -89,11 +94,13 @@ def classify(
         RECIPE,
         seed=0,
         members=learned,
+        replicas=replicas,
         micro_batch_size=micro_batch_size,
+        on_progress=lambda step, total, metrics: None if steps is None else steps.append(step),
         checkpoints=checkpoints,
     )
     others = learned.learned if learned else None
-    return Result(classifier, curve, others or [])
+    return Result(full_state(classifier), curve, others or [])
 
 
 def read_on(checkpoints: Checkpoints | None) -> Result:
@@ -111,7 +118,7 @@ def read_on(checkpoints: Checkpoints | None) -> Result:
         on_progress=lambda step, total, metrics: None,
         checkpoints=checkpoints,
     )
-    return Result(model, [])
+    return Result(full_state(model), [])
 
 
 def phase(name: str, measure: Callable[[PreTrainedModel], float] | None) -> Phase:
@@ -154,7 +161,7 @@ def read(checkpoints: Checkpoints | None) -> Result:
         on_progress=lambda step, total, metrics: None,
         checkpoints=checkpoints,
     )
-    return Result(model, curve, [curve[-1].step])
+    return Result(full_state(model), curve, [curve[-1].step])
 
 
 TRAININGS: dict[str, Callable[[Checkpoints | None], Result]] = {
@@ -197,9 +204,29 @@ def test_training_goes_on_only_from_where_it_was(undisturbed: dict[str, Result])
     name = next(name for name in tensors if name.startswith("weights/"))
     tensors[name] += 1
     kept.load = lambda: (tensors, found[1])
-    changed = classify(kept).model.state_dict()[name.removeprefix("weights/")]
-    before = undisturbed["full"].model.state_dict()[name.removeprefix("weights/")]
+    changed = classify(kept).weights[name.removeprefix("weights/")]
+    before = undisturbed["full"].weights[name.removeprefix("weights/")]
     assert torch.equal(changed, before + 1)
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for shards in (False, True):
+        replicas = replace(Replicas.current(), shards=shards)
+        # The first replica keeps and finds a state, the other one never does.
+        kept = Memory(stop_after=0 if rank else 7, ends=False)
+        whole = classify(kept, Confidence(), members=True, replicas=replicas)
+        steps: list[int] = []
+        again = classify(kept, Confidence(), members=True, replicas=replicas, steps=steps)
+        assert steps[0] == 8
+        again.assert_same(whole)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_replicas_go_on_together_from_what_the_first_one_kept(tmp_path: Path) -> None:
+    spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
 
 
 def test_checkpoint_of_another_training_is_refused() -> None:
