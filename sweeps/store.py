@@ -178,6 +178,8 @@ class ArtifactStore(ArtifactReader):
             with self.scratch("discarded") as folder:
                 Path(self.files.path(place.path)).rename(folder / "artifact")
         else:
+            with contextlib.suppress(BrokenFiles):
+                self._forget_copy(self.copy_of(place, self.manifest_at(place)))
             self.files.remove(place.manifest)
             self.files.remove_tree(place.path)
         self._forget(place)
