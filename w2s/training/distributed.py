@@ -30,6 +30,8 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # A dead worker is noticed, and a finished group taken down, within this time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Workers that found no room by then give their place in the queue to others.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
 }
 """Settings of Ray Train, read from the environment of the process that starts a gang."""
 
@@ -101,7 +103,7 @@ def run_gang(
 
 
 def found_no_room(error: BaseException) -> bool:
-    """Whether a gang ended because nobody had room for its workers within a minute or so."""
+    """Whether a gang ended because nobody had room for its workers in time."""
     failure = getattr(error, "controller_failure", None)
     return isinstance(failure, WorkerGroupStartupTimeoutError)
 

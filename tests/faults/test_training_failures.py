@@ -1,0 +1,95 @@
+"""Trainings that are killed in the middle of a step, or take too long: they go on, bit by bit.
+
+A real sweep of ten stages each time, with checkpoints every fraction of a second, compared with one
+during which nothing happened.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.faults.sweeping import (
+    TINY,
+    Run,
+    artifacts,
+    rerun_only,
+    same_results,
+    starts,
+    store_of,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+OFTEN = ("run", str(TINY), "--plain", "--set", "runtime.train.checkpoint_s=0.2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run during which nothing happened, without a checkpoint."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Run(folder) as run:
+        assert run.finish() == 0, run.printed
+    return store_of(folder)
+
+
+def kept(store: Path) -> set[str]:
+    """Keys of the stages that have a whole checkpoint now."""
+    return {path.parts[-3] for path in store.glob(".partial/*/*/manifest.json")}
+
+
+def in_training(store: Path, but: set[str]) -> str:
+    """Wait until a stage that is not one of some has a checkpoint; returns its key."""
+    wait_for(lambda: kept(store) - but, "a checkpoint")
+    return next(iter(kept(store) - but))
+
+
+def went_on(folder: Path) -> bool:
+    """Whether the attempt that left an artifact began in the middle: its curve is older."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[0])["time"] < json.loads((folder / "stage.json").read_text())["started"]
+
+
+def steps(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_killed_worker_and_killed_controller_cost_no_step(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    store = store_of(tmp_path)
+    with Run(tmp_path, *OFTEN) as run:
+        first = in_training(store, set())
+        before = starts(store)
+        run.kill("ray::RayTrainWorker")
+        wait_for(lambda: first in artifacts(store), "the stage of the killed worker")
+        second = in_training(store, {first})
+        run.kill("ray::TrainController")
+        assert run.finish() == 0, run.printed
+        run.assert_nothing_left()
+    same_results(store, undisturbed)
+    rerun_only(before, starts(store))
+    for key in (first, second):
+        assert went_on(artifacts(store)[key])
+        assert steps(artifacts(store)[key]) == steps(artifacts(undisturbed)[key])
+    assert kept(store) == set()
+
+
+def test_training_that_takes_too_long_fails_and_goes_on_in_the_next_run(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    store = store_of(tmp_path)
+    with Run(tmp_path, *OFTEN, "--set", "runtime.stage_timeout_s=2") as run:
+        assert run.finish() == 1, run.printed
+    assert "StageTimeout: not done after 2 s: raise `runtime.stage_timeout_s`" in run.printed
+    assert "Traceback" not in run.printed
+    unfinished = kept(store)
+    assert unfinished
+    before = starts(store)
+    with Run(tmp_path, *OFTEN) as run:
+        assert run.finish() == 0, run.printed
+    same_results(store, undisturbed)
+    rerun_only(before, starts(store))
+    assert all(went_on(artifacts(store)[key]) for key in unfinished)
