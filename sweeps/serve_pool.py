@@ -108,6 +108,8 @@ class ServePool:
         self._gone_since: dict[str, float] = {}
         """When a unit was taken down last."""
         self._starved_since: float | None = None
+        self._has_seats = True
+        self._is_too_small = False
         self._reserved: list[Group] = []
         self._decided: tuple[object, float] = (None, 0.0)
         self._closing = False
@@ -121,6 +123,22 @@ class ServePool:
     def taken(self) -> list[Group]:
         """(count, resources) of what is kept free for models, and of what they reserve."""
         return [*self._reserved, *(held.unit.group for held in self._held.values())]
+
+    @property
+    def turn(self) -> str:
+        """What stages that are ready wait for, in words."""
+        if not self._has_seats:
+            return f"the end of one of {len(self._seats)} stages that talk to models"
+        if self._is_too_small:
+            return "a node with room for their models, which the cluster has lost"
+        going = [
+            served_name(self._models[key][0])
+            for key, held in self._held.items()
+            if held.state == "stopping"
+        ]
+        if going:
+            return f"{', '.join(going)} to make room for other models"
+        return "room for their models"
 
     def schedule(self, nodes: Sequence[Resources], gangs: Sequence[Gangs]) -> None:
         """Bring models up and down, give stages to those that are up, and end gangs for them.
@@ -191,8 +209,11 @@ class ServePool:
         wishes = [self._wish(node) for node in ready.values()]
         # What a cluster that has lost a node cannot hold must not make everything else drain.
         possible = [w for w in wishes if fits(nodes, (), [unit.group for unit in w.units])]
+        self._is_too_small = len(possible) < len(wishes)
         running = [node for node, _ in self._seats.values()]
         limits = [node.execution.max_serve_stages for node in (*ready.values(), *running)]
+        seats = max(0, max(limits, default=1) - len(self._seats))
+        self._has_seats = seats > 0
         idles = [node.execution.model_idle_s for _, node in self._models.values()]
         return decide(
             Scene(
@@ -203,7 +224,7 @@ class ServePool:
                 wishes=possible,
                 soon=self._soon(),
                 training=self._training(now, shortages),
-                seats=max(0, max(limits, default=0) - len(self._seats)),
+                seats=seats,
                 turn_s=self._turn_s,
                 idle_s=min(idles, default=0.0),
             )

@@ -360,6 +360,22 @@ def test_what_waits_for_a_model_says_so(tmp_path: Any) -> None:
         assert world.board.nodes[stage.key].waits_for.startswith("number-0-")
         assert world.board.nodes[stage.key].waits_for.endswith("to come up")
         assert [name[:9] for name in world.pool.names] == ["number-0-"]
+        world.ask(*chats(MODELS[1], 2))
+        await world.step()
+        assert world.pool.turn == "room for their models"
+        await world.until(lambda: "stopping" in [h.state for h in world.pool._held.values()])
+        assert world.pool.turn.startswith("number-0-")
+        assert world.pool.turn.endswith("to make room for other models")
+
+    asyncio.run(script())
+
+
+def test_stages_beyond_the_most_that_talk_at_once_wait_for_one_of_these(tmp_path: Any) -> None:
+    async def script() -> None:
+        world = World(tmp_path)
+        world.ask(*chats(MODELS[0], 3))
+        await world.step()
+        assert world.pool.turn == "the end of one of 2 stages that talk to models"
 
     asyncio.run(script())
 
