@@ -15,13 +15,11 @@ by itself, with all that it started, when the last driver has left or fallen sil
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -29,19 +27,19 @@ import ray
 
 from serving.backends.vllm import Vllm
 from sweeps.board import Board
+from sweeps.callers import Driver, Request
 from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
 from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
-from sweeps.nodes import Node
 from sweeps.placements import check_models_fit
 from sweeps.resources import Execution, check_fits
 from sweeps.serve_pool import ServePool, start_host
 from sweeps.settling import Settling
 from sweeps.store import ArtifactStore
 from sweeps.worker import Outcome
-from w2s.stages.base import Stage, closure
+from w2s.stages.base import Lane, Stage, closure
 
 log = logging.getLogger(__name__)
 
@@ -51,68 +49,6 @@ CLOSE_TIMEOUT_S = 6.0
 """Time that gangs and served models have to go away by themselves."""
 FIRST_DRIVER_S = 60.0
 """Time that a broker which has just begun waits for a driver."""
-
-
-class EventLog:
-    """What ended among the stages that one driver asked for: the last end of each, in order."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._keys: set[str] = set()
-        self._events: dict[str, StageEvent] = {}
-        self._num = 0
-
-    def add(self, event: StageEvent) -> bool:
-        """A stage ended; False: the driver did not ask for it."""
-        if event.key not in self._keys:
-            return False
-        self._events.pop(event.key, None)  # so that they stay in the order of their indices
-        self._events[event.key] = replace(event, index=self._num)
-        self._num += 1
-        return True
-
-    def ask(self, stages: dict[str, Stage], board: Board) -> None:
-        """The driver asked for these; what had ended before, ended so for it too."""
-        for key in [key for key in stages if key not in self._keys]:
-            self._keys.add(key)
-            node = board.nodes.get(key)
-            if node is not None and node.is_there:
-                self.add(_event(node, "cached"))
-            elif node is not None and node.failure is not None:
-                state = "failed" if node.state == "failed" else "cancelled"
-                self.add(_event(node, state, node.failure.cause))
-
-    def after(self, index: int) -> list[StageEvent]:
-        """The events from this index on."""
-        found = itertools.takewhile(lambda e: e.index >= index, reversed(self._events.values()))
-        return list(found)[::-1]
-
-
-@dataclass(slots=True)
-class Driver:
-    """A run of `w2s` that uses the broker."""
-
-    execution: Execution
-    seen: float
-    """Time of its last sign of life (`time.monotonic`)."""
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Name of this entry: a driver that was forgotten gets another, with a new log."""
-    known: dict[str, Stage] = field(default_factory=dict)
-    """Stages that its trials ask for by key."""
-    log: EventLog = field(default_factory=EventLog)
-    noticed: list[str] = field(default_factory=list)
-    """What was lost and made good among its stages, in words."""
-
-
-@dataclass(slots=True)
-class Request:
-    """What a caller awaits."""
-
-    driver: str
-    caller: str
-    number: int
-    """On the board."""
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class StageBroker:
@@ -285,10 +221,14 @@ class StageBroker:
 
     async def snapshot(self) -> BrokerSnapshot:
         """The state of everything now, of all drivers."""
+        turns: dict[Lane, str] = {}
+        for pool in self._pools:
+            if pool.is_asked:
+                turns["train"] = pool.turn
         return self._board.snapshot(
             gangs=sum(len(pool.gangs) for pool in self._pools),
             served=self._serves.names,
-            turns=dict([("train", pool.turn) for pool in self._pools if pool.is_asked]),
+            turns=turns,
         )
 
     async def events(self, driver: str, read: str, after: int) -> tuple[str, list[StageEvent]]:
@@ -468,11 +408,6 @@ class StageBroker:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._give_up(error)
-
-
-def _event(node: Node, state: Any, cause: str = "") -> StageEvent:
-    stage = node.stage
-    return StageEvent(0, state, stage.key, stage.name, stage.kind, time.time(), cause=cause)
 
 
 def start_broker(execution: Execution, broker: type[StageBroker] = StageBroker) -> DriverClient:
