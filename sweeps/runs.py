@@ -65,7 +65,7 @@ class RunEntry(Spec):
     inputs: tuple[DataSet, ...] = ()
     """Data sets used."""
 
-    @field_validator("params", "tags")
+    @field_validator("params", "tags", mode="before")
     @classmethod
     def _without_secrets(cls, values: dict[str, str]) -> dict[str, str]:
         return all_redacted(values)

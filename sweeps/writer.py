@@ -332,14 +332,13 @@ def _logged(run: "Run") -> _Logged:
 def _legal(name: str) -> str:
     """A name with the characters that MLflow takes, and no path to anywhere else."""
     name = "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)[:250]
-    plain = name not in (".", "..") and not name.startswith(("/", "../"))
-    return name if plain and posixpath.normpath(name) == name else name.replace("/", "_") + "_"
+    plain = name != "." and not name.startswith(("/", ".."))
+    return name if plain and posixpath.normpath(name) == name else "_" + name.replace("/", "_")
 
 
 def _text(value: str, length: int) -> str:
-    """Text that every database takes: PostgreSQL has no NUL, and none has half a surrogate pair."""
-    value = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return value.encode("utf-8", "replace").decode()[:length]
+    """Text that every database takes: PostgreSQL has no NUL."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
 def _milliseconds(seconds: float) -> int:

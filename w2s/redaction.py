@@ -35,7 +35,8 @@ _BEARER = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{8,}")
 
 
 def redacted(text: str) -> str:
-    """The text with `***` where a secret was."""
+    """The text with `***` where a secret was, and `?` where it cannot be written as UTF-8."""
+    text = text.encode("utf-8", "replace").decode()
     for secret in _environment_secrets():
         text = text.replace(secret, HIDDEN)
     text = _URL.sub(rf"\g<scheme>{HIDDEN}@", text)

@@ -2,16 +2,12 @@
 
 import json
 import socket
-import sqlite3
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from sweeps import report
 from sweeps.events import CurvePoint, StageEvent, StageRecord
-from sweeps.reachable import check_reachable
 from sweeps.results import SweepResults, SweepSummary, TrialResult
 from sweeps.runs import MetricValue, RunEntry, flattened, stage_entry, sweep_entry, trial_entry
 from sweeps.tracking import (
@@ -24,7 +20,9 @@ from sweeps.tracking import (
     trial_pages,
 )
 from sweeps.writer import Writer
+from tests.faults.sweeping import wait_for
 from tests.sweeps import synthetic
+from tests.sweeps.test_journal import no_file_longer_than
 from w2s.errors import UserError
 
 
@@ -298,46 +296,6 @@ def test_flattening_joins_plain_lists_and_drops_what_is_empty():
     assert dict(flattened(nested)) == {"a.b": "1, 2", "c.1.d": "0", "g": "False"}
 
 
-def test_unreachable_tracking_is_refused_before_any_compute(tmp_path: Path):
-    check_reachable(f"sqlite:///{tmp_path}/new.db")
-    with pytest.raises(UserError, match="no folder"):
-        check_reachable(f"sqlite:///{tmp_path}/none/mlflow.db")
-    (tmp_path / "text.db").write_text("this is not a database, however long it may be" * 50)
-    with pytest.raises(UserError, match="no SQLite database"):
-        check_reachable(f"sqlite:///{tmp_path}/text.db")
-    sqlite3.connect(tmp_path / "good.db").execute("create table t (x)").connection.close()
-    check_reachable(f"sqlite:///{tmp_path}/good.db")
-    with pytest.raises(UserError, match="is a folder"):
-        check_reachable("./mlruns")
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        with pytest.raises(UserError, match="does not answer in 5 s"):
-            check_reachable(f"http://127.0.0.1:{placeholder.getsockname()[1]}")
-
-
-@pytest.mark.parametrize(("code", "accepted"), [(200, True), (401, True), (404, False)])
-def test_a_server_must_answer_as_a_tracking_server_does(code: int, accepted: bool):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(code)
-            self.end_headers()
-
-        def log_message(self, format, *args):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.handle_request)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    if accepted:
-        check_reachable(address)
-    else:
-        with pytest.raises(UserError, match="answers with HTTP 404"):
-            check_reachable(address)
-    thread.join()
-    server.server_close()
-
-
 def test_the_runs_of_trials_have_pages_once_they_are_written(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
@@ -361,3 +319,76 @@ def test_a_page_of_a_server_is_on_the_server_and_one_that_is_away_has_none(
         port = free.getsockname()[1]
     assert run_pages(f"http://127.0.0.1:{port}", summary) == {}
     assert "no links to runs" in caplog.text
+
+
+def test_a_run_that_is_there_twice_is_merged_into_one(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    """Such as a request that was carried out after its sender had given up on it."""
+    with Tracker(uri, tmp_path / "journal") as tracker:
+        log_all(tracker, summary, trial)
+    client, runs, _ = runs_of(uri, summary)
+    identity = f"trial:{trial.trial_id}"
+    for copied in ("sweep", identity):
+        tags = {"w2s.sweep_key": summary.sweep_key, "w2s.identity": copied}
+        client.create_run(runs["sweep"].info.experiment_id, tags=tags)
+    assert runs_of(uri, summary)[2] == 5
+    with Tracker(uri, tmp_path / "journal") as tracker:
+        log_all(tracker, summary, trial)
+        assert tracker.close() == []
+    _, merged, number = runs_of(uri, summary)
+    assert number == 3
+    assert {key: run.info.run_id for key, run in merged.items()} == {
+        key: run.info.run_id for key, run in runs.items()
+    }
+    assert merged[identity].data.tags["mlflow.parentRunId"] == merged["sweep"].info.run_id
+
+
+def test_a_run_deleted_by_hand_is_made_again(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    tracker = Tracker(uri, tmp_path / "journal")
+    log_all(tracker, summary, trial)
+    assert tracker.settle(timeout_s=120)
+    client, runs, _ = runs_of(uri, summary)
+    client.delete_run(runs["sweep"].info.run_id)
+    ended = sweep_entry(summary, metrics={"num_trials": 2.0}, status="FINISHED")
+    tracker.log(ended)
+    assert tracker.close() == []
+    _, again, number = runs_of(uri, summary)
+    assert number == 3
+    assert again["sweep"].data.metrics["num_trials"] == 2.0
+
+
+def test_a_full_disk_loses_nothing_that_is_in_memory(
+    summary: SweepSummary, trial: TrialResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    Writer(database).answers()
+    with no_file_longer_than(1000):
+        tracker = Tracker(database, tmp_path / "journal")
+        log_all(tracker, summary, trial)
+        assert "cannot be written ([Errno 27] File too large)" in caplog.text
+        assert not tracker.settle(timeout_s=2)
+    wait_for(lambda: tracker.num_pending == 0, "every entry in MLflow")
+    assert tracker.close() == []
+    assert runs_of(database, summary)[2] == 3
+
+
+def test_an_entry_says_nothing_that_a_database_cannot_hold(
+    uri: str, summary: SweepSummary, tmp_path: Path
+):
+    entry = RunEntry(
+        experiment=summary.name,
+        sweep_key=summary.sweep_key,
+        identity="sweep",
+        name="n",
+        params={"a//b": "1", "../c": "2", "d": "nul \0 and half a pair \ud800"},
+        metrics=(MetricValue("x/", 1.0), MetricValue(".", 2.0)),
+    )
+    with Tracker(uri, tmp_path / "journal") as tracker:
+        tracker.log(entry)
+        assert tracker.close() == []
+    data = runs_of(uri, summary)[1]["sweep"].data
+    assert data.params == {"_a__b": "1", "_.._c": "2", "d": "nul \ufffd and half a pair ?"}
+    assert data.metrics == {"_x_": 1.0, "_.": 2.0}
