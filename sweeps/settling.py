@@ -27,7 +27,7 @@ class Settling:
         self,
         board: Board,
         store: ArtifactStore,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         on_change: Callable[[], None],
     ) -> None:
         """Args: spawn: runs a coroutine whose errors are the broker's own."""
