@@ -15,9 +15,8 @@ import statistics
 import time
 from itertools import islice, product
 
-from sweeps.commands.plan import planned_stages
 from sweeps.config import Sweep
-from sweeps.plan import Planner
+from sweeps.plan import Planner, planned_stages
 from w2s.tasks.base import shape_of
 
 RATES = [round(1e-5 * 1.25**i, 10) for i in range(20)]
@@ -37,8 +36,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
-    per_block = arguments.tasks * PAIRS * len(METHODS) * len(LOSSES)
-    sweep = grid(arguments.tasks, max(1, -(-arguments.points // per_block)))
+    sweep = grid(arguments.tasks, arguments.points)
     seconds: dict[str, list[float]] = {"check_s": [], "stages_s": [], "cost_s": []}
     figures = {}
     for _ in range(arguments.repeats):
@@ -72,8 +70,11 @@ def main() -> None:
         print(json.dumps(figures))
 
 
-def grid(num_tasks: int, num_blocks: int) -> Sweep:
+def grid(
+    num_tasks: int, num_points: int, *, seeds: int = 1, methods: tuple[str, ...] = METHODS
+) -> Sweep:
     """A sweep with one block a recipe; each block has every task, pair, method and loss."""
+    num_blocks = max(1, -(-num_points // (num_tasks * PAIRS * len(methods) * len(LOSSES))))
     recipes = islice(product(RATES, EPOCHS, BATCHES), num_blocks)
     return Sweep.model_validate(
         {
@@ -99,13 +100,13 @@ def grid(num_tasks: int, num_blocks: int) -> Sweep:
             "blocks": [
                 {
                     "name": f"{rate:g}-{epochs}-{batch}",
-                    "methods": METHODS,
+                    "methods": methods,
                     "losses": LOSSES,
                     "student": {"learning_rate": rate, "epochs": epochs, "batch_size": batch},
                 }
                 for rate, epochs, batch in recipes
             ],
-            "seeds": [0],
+            "seeds": list(range(seeds)),
         }
     )
 

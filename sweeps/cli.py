@@ -55,9 +55,19 @@ def _parser() -> argparse.ArgumentParser:
         "sharing saves, and an estimate of the cost. Runs nothing and starts no cluster.",
         "  w2s plan examples/almanac.toml\n"
         "  w2s plan examples/almanac.toml --set 'seeds=[0,1,2,3,4]'\n"
-        "  w2s plan examples/almanac.toml --keys      every stage, its key, whether it is cached\n",
+        "  w2s plan examples/almanac.toml --keys      every stage, its key, whether it is cached\n"
+        "  w2s plan examples/qwen_ladder.toml --cluster gpus=64,gpu=h100\n",
     )
     _file(plan)
+    plan.add_argument(
+        "--cluster",
+        metavar="gpus=N,...",
+        help="play the whole sweep on this cluster, on paper: time, GPU-hours, critical path; "
+        "keys: gpus, gpus_per_node, gpu, mfu, size.RUNG and more",
+    )
+    plan.add_argument(
+        "--json", action="store_true", help="with --cluster: one JSON object and nothing else"
+    )
     plan.add_argument("--notes", action="store_true", help="show every note of the tasks' loaders")
     plan.add_argument("--keys", action="store_true", help="list every stage: state, key, name")
 

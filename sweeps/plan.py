@@ -7,7 +7,7 @@ anything, opens the store or knows Ray.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -99,13 +99,20 @@ class Point:
 class Planner:
     """A sweep with its tasks and models resolved."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(
+        self, sweep: Sweep, source: Callable[[PretrainedModel], PretrainedModel] = resolve
+    ) -> None:
         """Resolve data and model fingerprints.
+
+        Args:
+            sweep: what is planned.
+            source: finds a model from outside and gives it its fingerprint.
 
         Raises:
             UserError: data or a model cannot be found.
         """
         self.sweep = sweep
+        self._resolve = source
         self.data = [task.fingerprint() for task in sweep.tasks]
         self._corpora: dict[Corpus, str] = {}
         self._sources: dict[tuple[str, str | None], PretrainedModel] = {}
@@ -167,7 +174,9 @@ class Planner:
 
     def _source(self, path: str, revision: str | None) -> PretrainedModel:
         if (path, revision) not in self._sources:
-            self._sources[path, revision] = resolve(PretrainedModel(path=path, revision=revision))
+            self._sources[path, revision] = self._resolve(
+                PretrainedModel(path=path, revision=revision)
+            )
         return self._sources[path, revision]
 
     def cells(self) -> list[Cell]:
@@ -286,6 +295,21 @@ class Plan:
     def cost(self) -> float:
         """Estimated seconds on one core of the reference machine, all stages together."""
         return sum(stage.cost() for stage in self.stages.values())
+
+
+def planned_stages(planner: Planner) -> tuple[Plan, int]:
+    """The stages of every cell, searched ones at the file's own values.
+
+    Returns:
+        The plan, and the number of points that a search will add.
+    """
+    roots: list[Stage] = []
+    searched = 0
+    for cell in planner.cells():
+        searched += max(0, cell.num_trials - 1)
+        for roles in planner.roles(Point(cell)).values():
+            roots.extend(roles)
+    return Plan(roots), searched
 
 
 def _kinds_below(root: Stage) -> Iterator[str]:

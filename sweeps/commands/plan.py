@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.budget import Usage
+from sweeps.commands import simulate
 from sweeps.config import Runtime, SpeakerEntry, Sweep
 from sweeps.load import load
 from sweeps.placements import check_servable_models, described
-from sweeps.plan import Plan, Planner, Point
+from sweeps.plan import Plan, Planner, planned_stages
 from sweeps.servable import served_key
 from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore
+from w2s.errors import UserError
 from w2s.models.remote import RemoteModel
 from w2s.redaction import redacted
 from w2s.stages.base import Requests, Stage
@@ -30,6 +32,10 @@ MAX_NOTES = 12
 
 def run(arguments: argparse.Namespace) -> int:
     """Validate and print."""
+    if arguments.cluster is not None:
+        return simulate.run(arguments)
+    if arguments.json:
+        raise UserError("--json goes with --cluster")
     sweep, runtime = load(arguments.file, arguments.overrides)
     planner = Planner(sweep)
     planner.check()
@@ -46,21 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
         for stage in plan.stages.values():
             print(f"{'cached ' if stage.key in cached else 'planned'}  {stage.key}  {stage.name}")
     return 0
-
-
-def planned_stages(planner: Planner) -> tuple[Plan, int]:
-    """The stages of every cell, searched ones at the file's own values.
-
-    Returns:
-        The plan, and the number of points that a search will add.
-    """
-    roots: list[Stage] = []
-    searched = 0
-    for cell in planner.cells():
-        searched += max(0, cell.num_trials - 1)
-        for roles in planner.roles(Point(cell)).values():
-            roots.extend(roles)
-    return Plan(roots), searched
 
 
 def _splits(console: Console, planner: Planner, *, all_notes: bool) -> None:

@@ -52,9 +52,8 @@ def _of_sweep(arguments: argparse.Namespace) -> int:
     if progress is not None and progress.goes_on(time.time()):
         console.print(_running(progress, console.size.height))
         return 0
-    from sweeps.commands.plan import planned_stages
     from sweeps.driver import studies_dir
-    from sweeps.plan import Plan, Planner
+    from sweeps.plan import Plan, Planner, planned_stages
     from sweeps.search import recorded_points
 
     planner = Planner(sweep)

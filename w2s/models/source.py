@@ -168,6 +168,8 @@ def require_decoder(source: PretrainedModel, purpose: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
+    if not source.fingerprint and not Path(source.path).expanduser().is_dir():
+        return  # A plan on paper, which looks nothing up.
     found = model_type(source.path, source.revision)
     if found and (found not in DECODERS or found in ENCODERS):
         raise UserError(
