@@ -228,8 +228,9 @@ class DriverClient(BrokerClient):
         """What was lost on the way and made good, in words; empty where the broker is away."""
         found: list[str] = []
         if self._losses:
-            found.append(f"the stage broker died {self._losses} times and was started again")
-        with contextlib.suppress(RayActorError, RayTaskError, BrokerLost):
+            times = "once" if self._losses == 1 else f"{self._losses} times"
+            found.append(f"the stage broker died {times}; the next one went on")
+        with contextlib.suppress(RayActorError, RayTaskError, TimeoutError, BrokerLost):
             found += ray.get(self._find().noticed.remote(self.driver), timeout=5.0)
         return found
 

@@ -1,7 +1,8 @@
 """The Ray cluster of a driver run: a local one in this process's name, or one that is there.
 
 `connect` returns with Ray ready, `disconnect` leaves nothing behind, `node_resources` says what the
-nodes have in all.
+nodes have in all. `watched` notices when the cluster is gone: Ray itself would wait for it, and
+then end the process without a word to the user.
 """
 
 import contextlib
@@ -10,13 +11,15 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 
 from sweeps.resources import worker_environment
 from w2s.errors import UserError
@@ -34,6 +37,11 @@ START_ATTEMPTS = 2
 """Ray gives its processes 30 s to start; the second time, their files are in memory."""
 OBJECT_STORE_BYTES = 500 * 2**20
 """Size of the object store of a local cluster: artifacts travel through the artifact store."""
+
+LOOK_S = 1.0
+"""Time between two looks at whether the cluster is there."""
+LOST_S = 20.0
+"""Time without an answer after which a cluster counts as gone; Ray itself gives up after 60 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,93 @@ def connected(address: str | None = None) -> Iterator[Connection]:
         disconnect(connection)
 
 
+@contextlib.contextmanager
+def watched(connection: Connection, on_lost: Callable[[str], None]) -> Iterator[None]:
+    """Look after the cluster beside a block.
+
+    Args:
+        connection: how this process is connected.
+        on_lost: called once, in another thread, when the cluster is gone, with what is gone; it
+            should end the process, because calls to Ray may hang.
+    """
+    done = threading.Event()
+    watch = _Local() if connection.address is None else _Remote()
+    noticed = threading.Lock()
+
+    def look() -> None:
+        loss = watch.loss()
+        if loss and not done.is_set() and noticed.acquire(blocking=False):
+            on_lost(loss)
+
+    def keep_looking() -> None:
+        while not done.wait(LOOK_S):
+            look()
+
+    thread = threading.Thread(target=keep_looking, name="w2s-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    except Exception:
+        # It may be that of a cluster that is about to be noticed as gone.
+        look()
+        while watch.is_in_doubt:
+            time.sleep(LOOK_S)
+            look()
+        raise
+    finally:
+        done.set()
+        thread.join(timeout=2 * LOOK_S)
+
+
+def abandon(connection: Connection) -> None:
+    """End the processes of a local cluster of which a part is gone; leave a joined one alone."""
+    node: Any = worker._global_node
+    if connection.address is not None or node is None:
+        return
+    node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+    if connection.temp_dir is not None:
+        shutil.rmtree(connection.temp_dir, ignore_errors=True)
+
+
+class _Local:
+    """Looks at the processes of the local cluster."""
+
+    is_in_doubt = False
+
+    def loss(self) -> str:
+        """What has died; empty: nothing that matters."""
+        node: Any = worker._global_node
+        dead = [name for name, _ in node.dead_processes()] if node is not None else []
+        needed = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
+        return ", ".join(f"its {name} has died" for name in dead if name in needed)
+
+
+class _Remote:
+    """Asks a cluster that was joined whether it is there."""
+
+    def __init__(self) -> None:
+        context = ray.get_runtime_context()
+        host, _, port = context.gcs_address.rpartition(":")
+        self._host, self._port = host, int(port)
+        self._node = context.get_node_id()
+        self._heard = time.monotonic()
+        self.is_in_doubt = False
+        """It does not answer, not yet for so long that it counts as gone."""
+
+    def loss(self) -> str:
+        """What is gone; empty: nothing, as far as is known."""
+        try:
+            _check_answers(self._host, self._port)
+        except OSError as error:
+            silent_s = time.monotonic() - self._heard
+            self.is_in_doubt = silent_s <= LOST_S
+            head = f"{self._host}:{self._port}"
+            return "" if self.is_in_doubt else f"its head {head} does not answer ({error})"
+        self._heard, self.is_in_doubt = time.monotonic(), False
+        mine = (node["Alive"] for node in ray.nodes() if node["NodeID"] == self._node)
+        return "" if any(mine) else "the node of this process is dead"
+
+
 def node_resources() -> list[dict[str, float]]:
     """Total resources of each living node."""
     return [
@@ -130,8 +225,6 @@ def _start(folder: str, num_cpus: int | None) -> None:
 @cache
 def _quiet() -> None:
     """Keep one message of Ray's off the terminal: light trials and actors are many on purpose."""
-    from ray._private import worker
-
     print_message = worker.print_to_stdstream
 
     def filtered(data: dict[str, Any], ignore_prefix: bool) -> None:

@@ -7,12 +7,17 @@ and the live view. Both ways end with the same results, taken from the store.
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from serving.backends.base import Backend
 from serving.budget import Usage
@@ -325,8 +330,10 @@ def _run(session: Session, address: str | None, plain: bool) -> Outcome:
     with _tracked(session) as tracker:
         tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
         try:
-            with cluster.connected(address or session.runtime.address):
-                _execute(session, tracker, plain, remote)
+            with cluster.connected(address or session.runtime.address) as connection:
+                end = partial(_end, session, tracker, connection)
+                with cluster.watched(connection, end):
+                    _execute(session, tracker, plain, remote)
         except KeyboardInterrupt:
             ended = session.summary.model_copy(update={"finished": time.time()})
             tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
@@ -334,6 +341,24 @@ def _run(session: Session, address: str | None, plain: bool) -> Outcome:
             tracker.close(timeout_s=INTERRUPTED_LOG_S)
             raise
         return session.finish(tracker)
+
+
+def _end(session: Session, tracker: Tracker, connection: cluster.Connection, loss: str) -> None:
+    """The cluster is gone: say so and end this process, in which any call to Ray may hang."""
+    Console().show_cursor(True)  # the live view had hidden it
+    print(
+        f"w2s run: the Ray cluster is gone: {loss}; what was finished is kept, the same command "
+        "goes on from there",
+        file=sys.stderr,
+        flush=True,
+    )
+    with contextlib.suppress(Exception):
+        ended = session.summary.model_copy(update={"finished": time.time()})
+        tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
+        tracker.close(timeout_s=INTERRUPTED_LOG_S)
+    with contextlib.suppress(Exception):
+        cluster.abandon(connection)
+    os._exit(1)
 
 
 def _execute(
