@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -273,6 +274,21 @@ def test_the_ui_listens_on_loopback_and_hides_the_uri_from_other_users(
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert "pa55" not in " ".join(command)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_local_cluster_listens_on_loopback_alone():
+    family = psutil.Process().children(recursive=True)
+    assert any("raylet" in process.name() for process in family)
+    listening = [
+        connection.laddr.ip
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
 
 
 def test_a_report_shows_what_models_and_tasks_say_as_text():
