@@ -57,6 +57,8 @@ class StageCheckpoints:
         self._last = time.monotonic()
         self._writer: threading.Thread | None = None
         self._failed = False
+        self._kept = False
+        """Whether the store has a state of the stage, as far as this attempt knows."""
 
     def due(self) -> bool:
         """Whether the time is over and the last checkpoint is written."""
@@ -71,6 +73,7 @@ class StageCheckpoints:
             target=self._write, args=(tensors, text), name="checkpoint", daemon=True
         )
         self._last = time.monotonic()
+        self._kept = True
         self._writer.start()
 
     def load(self) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
@@ -83,6 +86,7 @@ class StageCheckpoints:
         with self._store.scratch("checkpoint") as folder:
             if not self._store.load_partial(self._stage, folder):
                 return None
+            self._kept = True
             try:
                 found = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
                 # Copies: a loaded tensor may still be a view of the file.
@@ -103,7 +107,7 @@ class StageCheckpoints:
     def drop(self) -> None:
         """Remove what is kept: the stage is done, or its state is of no use."""
         self.close()
-        if self._writes:
+        if self._kept:
             self._store.drop_partial(self._stage)
 
     def _write(self, tensors: "dict[str, Tensor]", text: str) -> None:
