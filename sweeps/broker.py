@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import time
 import uuid
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ import ray
 from serving.backends.vllm import Vllm
 from sweeps.board import Board
 from sweeps.callers import Driver, Request
+from sweeps.claims import Claims
 from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
 from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
@@ -67,6 +69,8 @@ class StageBroker:
         self._by_number: dict[int, Request] = {}
         self._seen: dict[str, float] = {}
         self._settling = Settling(self._board, self._store, self._spawn, self._change)
+        cluster = f"{socket.gethostname()} ({ray.get_runtime_context().get_session_name()})"
+        self._claims = Claims(self._board, self._store, cluster)
         self._gangs: list[tuple[Execution, GangPool]] = []
         self._lights = LightPool(
             self._board,
@@ -75,6 +79,7 @@ class StageBroker:
             max_workers=0,
             on_change=self._change,
             spawn=self._spawn,
+            claim=self._claims.take,
             settle=self._settling.settle,
             lost=self._settling.lost,
         )
@@ -83,6 +88,7 @@ class StageBroker:
             partial(start_host, self._handle, self._owner),
             on_change=self._change,
             spawn=self._spawn,
+            claim=self._claims.take,
             settle=self._settling.settle,
             lost=self._settling.lost,
         )
@@ -354,6 +360,7 @@ class StageBroker:
             self._handle,
             self._change,
             None if one_place else f"{self._store.root}/.gangs",
+            claim=self._claims.take,
             settle=self._settling.settle,
             lost=self._settling.lost,
         )
@@ -373,6 +380,7 @@ class StageBroker:
             await asyncio.sleep(TICK_S)
             self._nodes = await asyncio.to_thread(node_resources)
             self._forget_the_silent()
+            await self._claims.keep()
             self._change()
             if self._drivers:
                 self._wanted_until = time.monotonic()
@@ -390,6 +398,7 @@ class StageBroker:
         ends = [self._serves.close(), *(pool.ended() for pool in self._pools)]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), CLOSE_TIMEOUT_S)
+        await self._claims.give_back()
         self._closed.set()
 
     def _remove_leftovers(self) -> None:

@@ -25,6 +25,7 @@ import ray
 
 from sweeps.admission import GangUse
 from sweeps.board import Board
+from sweeps.claims import Claim
 from sweeps.nodes import Node
 from sweeps.resources import (
     Execution,
@@ -134,6 +135,8 @@ class Ticket:
     """Time of the first failure."""
     settled: bool = False
     """Whether the board knows what came of it."""
+    claim: "asyncio.Task[set[str]] | None" = None
+    """Whether this cluster may run it, once a worker asked for it."""
 
     def verdict(self) -> Outcome | None:
         """What came of it as far as it is known: the artifact, or the error that says the most.
@@ -209,6 +212,7 @@ class GangPool:
         on_change: Callable[[], None],
         shared_storage: str | None,
         *,
+        claim: Claim,
         settle: Callable[[Outcome], None],
         lost: Callable[[Node, BaseException], None],
     ) -> None:
@@ -221,6 +225,7 @@ class GangPool:
             on_change: called after any change that may make work possible elsewhere.
             shared_storage: folder or URL that all nodes see, for Ray Train's notes; None: scratch
                 of the store will do.
+            claim: asked before a stage runs.
             settle: takes what came of a stage.
             lost: takes a stage whose process died, and what is known about that.
         """
@@ -233,6 +238,7 @@ class GangPool:
         self._shared_storage = shared_storage
         self.shortage: Shortage | None = None
         """Stages that are ready and lack the room for a gang."""
+        self._claim = claim
         self._settle = settle
         self._lost = lost
         self._failed_starts = 0
@@ -265,7 +271,9 @@ class GangPool:
             if ticket is None and gang.stopping:
                 return Order("stop")
             if ticket is not None and ticket.number > last:
-                return Order("run", ticket.number, ticket.stage)
+                if await self._may_run(gang, ticket):
+                    return Order("run", ticket.number, ticket.stage)
+                continue
             if ticket is not None and ticket.failed_at is not None:
                 if time.monotonic() - ticket.failed_at > PARTNER_GRACE_S:
                     log.error("gang=%d is stuck after a worker failed alone; it ends", gang.id)
@@ -352,6 +360,18 @@ class GangPool:
             await asyncio.sleep(0.05)
 
     # Inside
+
+    async def _may_run(self, gang: Gang, ticket: Ticket) -> bool:
+        """Whether a gang still has a stage, once it is claimed; all its workers ask."""
+        if ticket.claim is None:
+            ticket.claim = asyncio.ensure_future(self._claim([ticket.stage]))
+        is_claimed = ticket.stage.key in await asyncio.shield(ticket.claim)
+        if gang.ticket is ticket and not is_claimed:
+            gang.ticket = None
+            gang.idle_since = time.monotonic()
+            gang.wake()
+            self._on_change()
+        return gang.ticket is ticket
 
     def _join(self, gang: Gang, rank: int) -> None:
         gang.ranks.add(rank)

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from sweeps.board import Board
+from sweeps.claims import Claim
 from sweeps.light_worker import LightWorker
 from sweeps.nodes import Node
 from sweeps.worker import Outcome
@@ -38,6 +39,7 @@ class LightPool:
         max_workers: int,
         on_change: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        claim: Claim,
         settle: Callable[[Outcome], None],
         lost: Callable[[Node, BaseException], None],
     ) -> None:
@@ -50,6 +52,7 @@ class LightPool:
             max_workers: processes at most.
             on_change: called after any change that may make work possible elsewhere.
             spawn: runs a coroutine whose errors are the broker's own.
+            claim: asked before a stage runs.
             settle: takes what came of a stage.
             lost: takes a stage whose process died.
         """
@@ -59,6 +62,7 @@ class LightPool:
         self._max_workers = max_workers
         self._on_change = on_change
         self._spawn = spawn
+        self._claim = claim
         self._settle = settle
         self._lost = lost
         self._free: list[Any] = []
@@ -102,6 +106,15 @@ class LightPool:
         return cast(Any, ray).remote(num_cpus=0)(LightWorker).remote(self._broker, self._store)
 
     async def _run(self, batch: list[Node], worker: Any) -> None:
+        claimed = await self._claim([node.stage for node in batch])
+        batch = [node for node in batch if node.stage.key in claimed]
+        if batch:
+            worker = await self._ran(batch, worker)
+        self._free.append(worker)
+        self._on_change()
+
+    async def _ran(self, batch: list[Node], worker: Any) -> Any:
+        """Run stages to their ends; returns the worker, or the one that takes its place."""
         stages = [node.stage for node in batch]
         try:
             outcomes = await worker.run.remote(stages, batch[0].execution.stage_timeout_s)
@@ -115,8 +128,7 @@ class LightPool:
         else:
             for outcome in outcomes:
                 self._settle(outcome)
-        self._free.append(worker)
-        self._on_change()
+        return worker
 
     def _parted(self, batch: list[Node]) -> bool:
         """Put several stages back, one of which was at fault; which one shows when they go alone.

@@ -29,6 +29,7 @@ from sweeps.admission import (
     fits,
 )
 from sweeps.board import Board
+from sweeps.claims import Claim
 from sweeps.gang import Shortage
 from sweeps.nodes import Node
 from sweeps.placements import unit_of
@@ -71,6 +72,7 @@ class ServePool:
         *,
         on_change: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        claim: Claim,
         settle: Callable[[Outcome], None],
         lost: Callable[[Node, RayActorError], None],
         turn_s: float = TURN_S,
@@ -83,6 +85,7 @@ class ServePool:
             new_host: starts a `ServeHost`; see `start_host`.
             on_change: called after any change that may make work possible elsewhere.
             spawn: runs a coroutine whose errors are the broker's own.
+            claim: asked before a stage runs.
             settle: takes what came of a stage.
             lost: takes a stage whose process died.
             turn_s: wait after which stages or training go before all others.
@@ -92,6 +95,7 @@ class ServePool:
         self._new_host = new_host
         self._on_change = on_change
         self._spawn = spawn
+        self._claim = claim
         self._settle = settle
         self._lost = lost
         self._turn_s = turn_s
@@ -307,7 +311,11 @@ class ServePool:
         self._on_change()
 
     async def _run(self, node: Node) -> None:
-        host, key = self._the_host(), node.stage.key
+        key = node.stage.key
+        if not await self._claim([node.stage]):
+            self._leave(key)
+            return
+        host = self._the_host()
         try:
             outcome = await host.run.remote(node.stage, node.execution)
         except RayActorError as error:

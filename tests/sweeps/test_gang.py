@@ -15,6 +15,7 @@ from ray.train.v2._internal.exceptions import (
 
 from sweeps import failures, gang
 from sweeps.board import Board
+from sweeps.claims import granted
 from sweeps.gang import Gang, GangPool, Order
 from sweeps.resources import Execution, GangShape
 from sweeps.settling import Settling
@@ -44,6 +45,7 @@ class Bench:
             None,
             self.schedule,
             None,
+            claim=granted,
             settle=settling.settle,
             lost=settling.lost,
         )

@@ -8,6 +8,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from sweeps.board import Board
+from sweeps.claims import granted
 from sweeps.events import StageRecord
 from sweeps.light_pool import MAX_BATCH, LightPool
 from sweeps.nodes import Node
@@ -36,6 +37,7 @@ class Bench:
             max_workers=max_workers,
             on_change=lambda: self.pool.schedule(),
             spawn=self.spawn,
+            claim=granted,
             settle=self.settle,
             lost=self.lose,
         )

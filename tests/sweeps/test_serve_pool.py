@@ -14,6 +14,7 @@ from serving.errors import DeploymentFailed, ServingInputError
 from serving.models import Placement
 from sweeps.admission import GangUse, fits
 from sweeps.board import Board
+from sweeps.claims import granted
 from sweeps.events import StageRecord
 from sweeps.gang import Shortage
 from sweeps.placements import check_models_fit
@@ -57,6 +58,7 @@ class World:
             lambda: self,
             on_change=self.changed,
             spawn=self.spawn,
+            claim=granted,
             settle=settling.settle,
             lost=settling.lost,
             turn_s=10 * STEP_S,
