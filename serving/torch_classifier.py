@@ -22,6 +22,7 @@ from serving.classify import add_classify_route, flat_texts, split
 from serving.client import Probabilities, Text
 from serving.heads import Head, filler_id, token_ids
 from serving.models import Adapter, ServedModel
+from serving.replica_ports import listen_on_own_address
 
 MAX_TOKENS = 8192
 """Tokens of a forward pass at most, padding included."""
@@ -87,6 +88,7 @@ class TorchClassifier:
             model: what is served; it has no adapters.
             on_gpu: whether the replica has a GPU.
         """
+        listen_on_own_address()
         self._name = model.name
         self._head = Head.read(model.path)
         self._backbone = Backbone(model, "cuda" if on_gpu else "cpu")

@@ -43,6 +43,7 @@ from serving.errors import ServingInputError
 from serving.heads import HEAD_FILE, Head, token_ids
 from serving.messages import Completion, Sampling
 from serving.models import Adapter, ServedModel, check_adapter_files
+from serving.replica_ports import listen_on_own_address
 from serving.scoring import Continuations, continuations
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class EngineServer(LLMServer):
             llm_config: what Ray starts it with.
             model: what is served.
         """
+        listen_on_own_address()
         self._model = model
         await super().__init__(llm_config)
 

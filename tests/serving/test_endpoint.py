@@ -4,6 +4,7 @@ The model is a random Llama that reads bytes, so that it can spell any JSON, wit
 """
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 
 from serving.backends.openai_api import OpenaiApi
@@ -24,6 +27,7 @@ from serving.debate.protocols.sequential import Sequential
 from serving.debate.run import run_debates
 from serving.debate.types import Question, Speaker, Transcript
 from serving.errors import BudgetSpent
+from serving.gateway import gateway, split_url
 from serving.messages import Sampling
 from serving.models import Endpoint, Placement, ServedModel
 
@@ -226,3 +230,49 @@ def test_a_budget_counts_what_the_server_says(endpoint: Endpoint, tmp_path: Path
     assert spent.requests == 2
     assert spent == Usage(2, len("one") + len("two"), spent.output_tokens)
     assert 2 <= spent.output_tokens <= 8
+
+
+def test_the_openai_package_comes_in_through_the_gateway_with_the_key_alone(
+    endpoint: Endpoint,
+) -> None:
+    from openai import AsyncOpenAI, AuthenticationError
+
+    key = "0123456789abcdef0123"
+    root_url, path = split_url(endpoint.root_url)
+
+    async def run() -> None:
+        async with gateway("127.0.0.1", 0, key, root_url, [path]) as url:
+            async with AsyncOpenAI(base_url=f"{url}{path}/v1", api_key=key) as client:
+                assert [model.id async for model in client.models.list()] == ["bytes"]
+                asked: Any = {"model": "bytes", "prompt": "a question", "max_tokens": 8, "seed": 3}
+                whole = await client.completions.create(**asked)
+                events = await client.completions.create(**asked, stream=True)
+                pieces = [event.choices[0].text async for event in events]
+                assert "".join(pieces) == whole.choices[0].text
+            async with AsyncOpenAI(
+                base_url=f"{url}{path}/v1", api_key=f"{key}x", max_retries=0
+            ) as stranger:
+                with pytest.raises(AuthenticationError):
+                    await stranger.models.list()
+            async with httpx.AsyncClient() as plain:
+                assert (await plain.get(f"{url}{path}/metrics")).status_code == 401
+                bearer = {"Authorization": f"Bearer {key}"}
+                page = await plain.get(f"{url}{path}/metrics", headers=bearer)
+                assert "vllm:" in page.text
+
+    asyncio.run(run())
+
+
+def test_replicas_engines_and_proxies_listen_on_loopback_alone(endpoint: Endpoint) -> None:
+    found: dict[str, set[str]] = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    title = " ".join(process.cmdline())[:60]
+                    address = connection.laddr.ip.removeprefix("::ffff:")
+                    found.setdefault(address, set()).add(title)
+    titles = set.union(*found.values())
+    assert any("ServeReplica" in title for title in titles)
+    assert any("ProxyActor" in title for title in titles)
+    assert found.keys() <= {"127.0.0.1", "::1"}, found
