@@ -141,6 +141,10 @@ class TrialBook:
         entries = sorted(self.entries.values(), key=lambda entry: order[entry.point.cell.block])
         return tuple(self._result(entry) for entry in entries)
 
+    def result(self, trial: str) -> TrialResult:
+        """One point as the report takes it."""
+        return self._result(self.entries[trial])
+
     def _result(self, entry: Entry) -> TrialResult:
         point = entry.point
         finished = list(entry.roles.items())[: entry.num_seeds]

@@ -38,7 +38,7 @@ from sweeps.references import References
 from sweeps.resources import slots
 from sweeps.results import SweepResults, SweepSummary
 from sweeps.runs import RunEntry, stage_entry, sweep_entry, trial_entry
-from sweeps.scores import trial_scores
+from sweeps.scores import TrialScorer
 from sweeps.search import SweepSearcher, recorded_points
 from sweeps.speakers import cache_folder, checked_backends, spent
 from sweeps.store import ArtifactStore
@@ -128,6 +128,7 @@ class Session:
     def begin(self) -> None:
         """Nothing has run: an empty book, no events."""
         self.book = TrialBook(self.planner)
+        self.scorer = TrialScorer(self.store)
         self.events: list[StageEvent] = []
         self.noticed: list[str] = []
 
@@ -143,8 +144,8 @@ class Session:
     def trial_entry(self, trial: str) -> RunEntry:
         """The run of a trial that ended; reads its scores from the store."""
         entry = self.book.entries[trial]
-        result = next(result for result in self.book.results() if result.trial_id == trial)
-        scores = trial_scores(self.store, entry)
+        result = self.book.result(trial)
+        scores = self.scorer.of(entry)
         return trial_entry(
             self.summary,
             result,

@@ -1,7 +1,8 @@
 """Numbers of one trial, from its evaluations in the store: what its MLflow run shows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,12 @@ from w2s.stages.recursion import Generation, read_generations
 BOOTSTRAP_SEED = 0
 AUROC_RESAMPLES = 1000
 """Resamples on which AUROC is computed; each costs a pass over the rows."""
+MAX_RESAMPLES = 4
+"""Draws of rows that are kept: one a task, some 5 MB each."""
+MAX_NUMBERS = 200
+"""Resampled numbers that are kept, 80 kB a seed each: floors and ceilings of other trials."""
+MAX_ROWS = 100
+"""Evaluations whose rows are kept."""
 STUDENT_METRICS = {
     "test_auroc": "auroc",
     "test_log_loss": "log_loss",
@@ -70,8 +77,100 @@ class TrialScores:
     """Unix time in seconds at which the last one ended."""
 
 
-def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
-    """Scores of the finished seeds of a trial."""
+class TrialScorer:
+    """Scores trials one after another; what several of them share is read and resampled once."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        """Args: store: that has the evaluations."""
+        self._store = store
+        self._resamples: dict[tuple[object, ...], statistics.Resamples] = {}
+        self._numbers: dict[tuple[str, ...], statistics.Resampled] = {}
+        self._rows: dict[str, pd.DataFrame] = {}
+
+    def of(self, entry: Entry) -> TrialScores:
+        """Scores of the finished seeds of a trial."""
+        return _trial_scores(self._store, entry, self._comparisons)
+
+    def _comparisons(self, finished: list[Roles]) -> dict[str, statistics.Comparison]:
+        """Floor, student and ceiling by accuracy (`pgr`) and, of two classes, by AUROC."""
+        first = self._test(finished[0].floor)
+        labels_N = first["label"].to_numpy()
+        found = {"pgr": self._compare(finished, "correct", statistics.NUM_RESAMPLES)}
+        two_classes = "prob_1" in first.columns and "prob_2" not in first.columns
+        if two_classes and len(np.unique(labels_N)) == 2:
+            found["pgr_auroc"] = self._compare(finished, "prob_1", AUROC_RESAMPLES)
+        return found
+
+    def _compare(
+        self, finished: list[Roles], column: str, num_resamples: int
+    ) -> statistics.Comparison:
+        floor = self._number([roles.floor for roles in finished], column, num_resamples)
+        student = self._number([roles.student for roles in finished], column, num_resamples)
+        ceiling = self._number(
+            [roles.ceiling for roles in finished],
+            column,
+            num_resamples,
+            stream=statistics.CEILING,
+        )
+        num_rows = len(self._test(finished[0].floor))
+        return statistics.comparison(
+            floor, student, ceiling, num_rows=num_rows, num_seeds=len(finished)
+        )
+
+    def _number(
+        self,
+        stages: list[Evaluate],
+        column: str,
+        num_resamples: int,
+        stream: int = statistics.TEACHING,
+    ) -> statistics.Resampled:
+        name = (column, str(stream), *(stage.key for stage in stages))
+        if name not in self._numbers:
+            frames = [self._test(stage) for stage in stages]
+            resamples = self._drawn(frames[0]["group"].to_numpy())
+            scores_SN = np.stack([frame[column].to_numpy(float) for frame in frames])
+            weights_RS = statistics.seed_weights(
+                len(scores_SN), stream=stream, seed=BOOTSTRAP_SEED, num_resamples=num_resamples
+            )
+            if column == "prob_1":
+                labels_N = frames[0]["label"].to_numpy()
+                points_S = np.array([metrics.auroc(row_N, labels_N) for row_N in scores_SN])
+                values_SR = resamples.auroc(scores_SN, labels_N == 1, num_resamples)
+            else:
+                points_S, values_SR = scores_SN.mean(1), resamples.means(scores_SN)
+            number = statistics.over_seeds(points_S, values_SR, weights_RS)
+            _remember(self._numbers, name, number, MAX_NUMBERS)
+        return self._numbers[name]
+
+    def _drawn(self, groups_N: "np.ndarray[Any, Any]") -> statistics.Resamples:
+        name = tuple(groups_N.tolist())
+        if name not in self._resamples:
+            drawn = statistics.Resamples(len(groups_N), seed=BOOTSTRAP_SEED, groups=groups_N)
+            _remember(self._resamples, name, drawn, MAX_RESAMPLES)
+        return self._resamples[name]
+
+    def _test(self, stage: Evaluate) -> pd.DataFrame:
+        if stage.key not in self._rows:
+            _remember(self._rows, stage.key, _test(self._store, stage), MAX_ROWS)
+        return self._rows[stage.key]
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(known: dict[K, V], name: K, value: V, most: int) -> None:
+    """Add to what is kept; the oldest goes where there would be more than `most`."""
+    if len(known) >= most:
+        del known[next(iter(known))]
+    known[name] = value
+
+
+def _trial_scores(
+    store: ArtifactStore,
+    entry: Entry,
+    comparisons: Callable[[list[Roles]], dict[str, statistics.Comparison]],
+) -> TrialScores:
     finished = list(entry.roles.values())[: entry.num_seeds]
     if not finished:
         return TrialScores({}, {}, {}, entry.started, entry.finished)
@@ -113,12 +212,8 @@ def trial_scores(store: ArtifactStore, entry: Entry) -> TrialScores:
     for name in TRAINING_NUMBERS:
         if all(name in numbers for numbers in training):
             means[name] = float(np.mean([numbers[name] for numbers in training]))
-    rows = {
-        role: [_test(store, getattr(roles, role)) for roles in finished]
-        for role in ("floor", "student", "ceiling")
-    }
     notes: dict[str, str] = {}
-    for name, result in _comparisons(rows).items():
+    for name, result in comparisons(finished).items():
         if result.pgr is None:
             notes[name] = "gap too small"
         else:
@@ -215,38 +310,6 @@ def _oversight(store: ArtifactStore, finished: list[Roles]) -> dict[str, list[fl
         for name, source in OVERSIGHT_METRICS.items()
         if all(source in each for members in found for each in members)
     }
-
-
-def _comparisons(rows: dict[str, list[pd.DataFrame]]) -> dict[str, statistics.Comparison]:
-    """Floor, student and ceiling by accuracy (`pgr`) and, of two classes, by AUROC."""
-    first = rows["floor"][0]
-    groups, labels_N = first["group"].to_numpy(), first["label"].to_numpy()
-    resamples = statistics.Resamples(len(first), seed=BOOTSTRAP_SEED, groups=groups)
-
-    def compare(column: str, num_resamples: int, by_auroc: bool) -> statistics.Comparison:
-        numbers = []
-        for role in ("floor", "student", "ceiling"):
-            scores_SN = np.stack([frame[column].to_numpy(float) for frame in rows[role]])
-            weights_RS = statistics.seed_weights(
-                len(scores_SN),
-                stream=statistics.CEILING if role == "ceiling" else statistics.TEACHING,
-                seed=BOOTSTRAP_SEED,
-                num_resamples=num_resamples,
-            )
-            if by_auroc:
-                points_S = np.array([metrics.auroc(row_N, labels_N) for row_N in scores_SN])
-                values_SR = resamples.auroc(scores_SN, labels_N == 1, num_resamples)
-            else:
-                points_S, values_SR = scores_SN.mean(1), resamples.means(scores_SN)
-            numbers.append(statistics.over_seeds(points_S, values_SR, weights_RS))
-        num_seeds = len(rows["student"])
-        return statistics.comparison(*numbers, num_rows=len(first), num_seeds=num_seeds)
-
-    found = {"pgr": compare("correct", statistics.NUM_RESAMPLES, by_auroc=False)}
-    two_classes = "prob_1" in first.columns and "prob_2" not in first.columns
-    if two_classes and len(np.unique(labels_N)) == 2:
-        found["pgr_auroc"] = compare("prob_1", AUROC_RESAMPLES, by_auroc=True)
-    return found
 
 
 def _test(store: ArtifactStore, evaluate: Evaluate) -> pd.DataFrame:

@@ -11,8 +11,6 @@ from rich.table import Table
 
 from sweeps.driver import Outcome, Session, run_sweep
 from sweeps.load import load
-from sweeps.report.load import Board
-from sweeps.report.scoring import score
 from w2s.redaction import redacted
 
 
@@ -69,7 +67,6 @@ def _print(outcome: Outcome, elapsed_s: float) -> None:
 
 def _table(outcome: Outcome) -> Table:
     """Test accuracy and PGR of every cell; the report has the intervals of everything."""
-    board = Board(outcome.results)
     table = Table(
         title=f"{outcome.summary.name}: test accuracy, PGR with its 95 % interval",
         title_justify="left",
@@ -78,9 +75,8 @@ def _table(outcome: Outcome) -> Table:
         table.add_column(name)
     for name in ("floor", "supervisor", "student", "ceiling", "PGR"):
         table.add_column(name, justify="right", no_wrap=True)
-    for cell in board.cells:
-        scored = score(board, cell)
-        compared = scored.compared
+    for scored in outcome.report.scores:
+        cell, compared = scored.cell, scored.compared
         pgr = "gap too small"
         if compared.pgr is not None:
             pgr = f"{compared.pgr.point:.2f} [{compared.pgr.low:.2f}, {compared.pgr.high:.2f}]"

@@ -15,8 +15,12 @@ torch or Ray is needed.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeps.results import SweepResults
+
+if TYPE_CHECKING:
+    from sweeps.report.scoring import CellScores
 
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
@@ -45,6 +49,8 @@ class Report:
     """The page of transcripts as one HTML file; empty where none was read."""
     run_id: str = ""
     """Parent run in MLflow; empty if the results came from memory."""
+    scores: "tuple[CellScores, ...]" = ()
+    """Scores of the cells over all tasks."""
 
     def write(self, folder: Path) -> Path:
         """Write every file into a folder, which is made if need be.
@@ -88,6 +94,7 @@ def of_results(
         figures={f"{figure.name}.svg": figure.svg for figure in figures},
         transcripts=browser.page(results.summary.name, results.transcripts, run_pages or {}),
         run_id=run_id,
+        scores=document.by_cell,
     )
 
 

@@ -91,6 +91,8 @@ class Document:
     """Drawings of that."""
     transcripts: tuple[TranscriptExample, ...]
     """A few transcripts to read on the page."""
+    by_cell: tuple[CellScores, ...]
+    """Scores of the cells over all tasks."""
     csv: tuple[dict[str, object], ...]
     """Lines of the CSV file."""
 
@@ -136,6 +138,7 @@ def compose(results: SweepResults) -> Document:
         oversight=oversight.all_tables(results, judges, rated),
         oversight_figures=tuple(oversight_plots.all_figures(judges, rated)),
         transcripts=_shown(results.transcripts.examples),
+        by_cell=tuple(scores),
         csv=tuple(tables.csv_rows([*scores, *by_task], board)),
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.book import Entry
 from sweeps.events import StageRecord
-from sweeps.scores import trial_scores
+from sweeps.scores import TrialScorer
 from sweeps.store import ArtifactStore
 from w2s.experiment import Roles
 from w2s.metrics import auroc
@@ -39,7 +39,7 @@ class Model(Stage):
 
 
 class Store:
-    """Evaluations as `trial_scores` reads them."""
+    """Evaluations as `TrialScorer` reads them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,7 +95,7 @@ def store(tmp_path: Path) -> Store:
 
 def scores_of(store: Store, *seeds: Roles) -> Any:
     entry = Entry(cast(Any, None), dict(enumerate(seeds)), num_seeds=len(seeds))
-    return trial_scores(cast(ArtifactStore, store), entry)
+    return TrialScorer(cast(ArtifactStore, store)).of(entry)
 
 
 def seed(store: Store, number: int, student: int, **others: Any) -> Roles:
