@@ -189,6 +189,13 @@ class Board:
         node.failure = None
         self._end(node, "done", record=record)
 
+    def found(self, key: str) -> None:
+        """The store has the artifact of a stage that was started here, from another cluster."""
+        node = self.nodes[key]
+        node.attempts -= 1
+        node.failure = None
+        self._end(node, "cached")
+
     def fail(self, key: str, cause: str, traceback: str = "") -> None:
         """A stage raised an error; who awaits it, or what is made from it, gets the cause."""
         node = self.nodes[key]

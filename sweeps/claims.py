@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 from sweeps.board import Board
-from sweeps.events import StageRecord
 from sweeps.leases import EXPIRES_S, Lease
 from sweeps.store import ArtifactStore
 from w2s.errors import StoreError
@@ -25,6 +25,9 @@ LOOK_AGAIN_S = 3.0
 
 Claim = Callable[[Sequence[Stage]], Awaitable[set[str]]]
 """Keys of those stages, which the board counts as running, that may run now; see `Claims.take`."""
+
+Answer = Literal["mine", "theirs", "there"]
+"""Who may run a stage, or that its artifact is there."""
 
 
 class Claims:
@@ -48,40 +51,37 @@ class Claims:
         answers = await asyncio.to_thread(self._ask, stages, leases)
         granted = set()
         for key, answer in answers.items():
-            if answer is True:
+            if answer == "mine":
                 self._held[key] = leases[key]
                 granted.add(key)
                 continue
             node = self._board.nodes[key]
             if node.state != "running" or node.attempts != attempts[key]:
                 continue  # who asked has gone, and the stage is on its way again
-            if isinstance(answer, StageRecord):
-                self._board.finish(key, answer)
+            if answer == "there":
+                self._board.found(key)
             else:
                 node.attempts -= 1
                 holder = leases[key].holder or "another cluster"
                 self._board.requeue(key, f"{holder} runs it", LOOK_AGAIN_S)
         return granted
 
-    def _ask(
-        self, stages: Sequence[Stage], leases: dict[str, Lease]
-    ) -> dict[str, StageRecord | bool]:
-        """In a thread: may each stage run, or is it there already?"""
-        answers: dict[str, StageRecord | bool] = {}
+    def _ask(self, stages: Sequence[Stage], leases: dict[str, Lease]) -> dict[str, Answer]:
+        """In a thread."""
+        answers: dict[str, Answer] = {}
         for stage in stages:
             lease = leases[stage.key]
             try:
-                answers[stage.key] = lease.take()
-                # A lease that was free may be that of a holder that is done.
-                if self._store.has(stage):
-                    lease.release(done=True)
-                    answers[stage.key] = self._store.record(stage)
+                is_mine = lease.take()
+                # Looked for last: a lease may be free because its holder is done.
+                is_there = self._store.has(stage)
             except StoreError as error:
                 # Leases save work and guard nothing: the stage itself will tell what is wrong.
-                log.warning(
-                    "stage=%s key=%s runs without a lease: %s", stage.name, stage.key, error
-                )
-                answers[stage.key] = True
+                log.warning("key=%s runs without a lease: %s", stage.key, error)
+                is_mine, is_there = True, False
+            if is_there:
+                lease.release(done=True)
+            answers[stage.key] = "there" if is_there else "mine" if is_mine else "theirs"
         return answers
 
     async def keep(self) -> None:
