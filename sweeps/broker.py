@@ -178,6 +178,7 @@ class StageBroker:
         number = self._board.add(roots, present, owner.execution)
         entry = self._by_number[number] = Request(driver, caller, number)
         self._requests[request] = entry
+        self._seen[caller] = time.monotonic()
         self._tell()
         owner.log.ask(closure(roots), self._board)
         if self._board.is_settled(number):
