@@ -71,8 +71,6 @@ class ServedModel(ServingSpec, frozen=True):
     """Number format of weights and activations."""
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest prompt plus completion, in tokens; None takes it from the model's config."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run."""
 
     @property
     def is_local(self) -> bool:
