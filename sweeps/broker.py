@@ -228,7 +228,7 @@ class StageBroker:
 
     async def snapshot(self) -> BrokerSnapshot:
         """The state of everything now, of all drivers."""
-        turns: dict[Lane, str] = {}
+        turns: dict[Lane, str] = {"serve": self._serves.turn}
         for pool in self._pools:
             if pool.is_asked:
                 turns["train"] = pool.turn

@@ -315,6 +315,10 @@ class ServePool:
         if not await self._claim([node.stage]):
             self._leave(key)
             return
+        if not node.waiters:
+            self._leave(key)
+            self._settle(Outcome(key, cause="cancelled", cancelled=True))
+            return
         host = self._the_host()
         try:
             outcome = await host.run.remote(node.stage, node.execution)

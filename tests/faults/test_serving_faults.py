@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from serving.models import Placement
-from sweeps.broker import start_broker, stop_broker
-from sweeps.client import BrokerClient
+from sweeps.broker import start_broker
+from sweeps.client import DriverClient
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
 from tests.faults.sweeping import wait_for
@@ -48,12 +48,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 
 
 @pytest.fixture
-def client(store: ArtifactStore) -> Iterator[BrokerClient]:
+def client(store: ArtifactStore) -> Iterator[DriverClient]:
     """Of a broker whose models each take both CPUs of the cluster."""
     how = Execution(store=store.root, shape=GangShape(), placement=Placement(num_cpus=2))
-    broker = start_broker(how)
-    yield BrokerClient(broker)
-    stop_broker(broker, timeout_s=60.0)
+    with start_broker(how) as client:
+        yield client
     wait_for(
         lambda: not served_by(), "the end of replicas and engines", found=lambda: str(served_by())
     )
@@ -92,7 +91,7 @@ def some_more(log: Path) -> None:
 
 
 def test_debates_go_on_after_replica_engine_and_host_were_killed(
-    client: BrokerClient, store: ArtifactStore, models: list[PretrainedModel], tmp_path: Path
+    client: DriverClient, store: ArtifactStore, models: list[PretrainedModel], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     talk = Talk(models=(models[0],), tag="killed", num_debates=600, log=str(log))
@@ -118,7 +117,7 @@ def test_debates_go_on_after_replica_engine_and_host_were_killed(
 
 
 def test_three_models_that_fit_one_at_a_time_and_a_training_between_them_all_finish(
-    client: BrokerClient, store: ArtifactStore, models: list[PretrainedModel]
+    client: DriverClient, store: ArtifactStore, models: list[PretrainedModel]
 ) -> None:
     most: dict[str, int] = {}
     over = threading.Event()
@@ -146,7 +145,7 @@ def test_three_models_that_fit_one_at_a_time_and_a_training_between_them_all_fin
 
 
 def test_models_of_one_debate_that_can_never_be_up_together_are_refused_at_once(
-    client: BrokerClient, models: list[PretrainedModel]
+    client: DriverClient, models: list[PretrainedModel]
 ) -> None:
     duel = Talk(models=(models[0], models[1]), tag="duel")
     with pytest.raises(UserError, match=r"stage talk-duel needs models served .* same time"):
