@@ -62,12 +62,18 @@ class Usage:
 
 
 def usage(title: str) -> Usage:
-    """What the processes with a title that begins with, say, `ray::StageBroker` have used."""
+    """What processes that this one has started, and theirs, have used.
+
+    Args:
+        title: what their titles begin with, such as `ray::StageBroker`.
+    """
     ticks = os.sysconf("SC_CLK_TCK")
     cpu_s = memory_mb = 0.0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if not (folder / "cmdline").read_bytes().startswith(title.encode()):
+                continue
+            if not _is_below(int(folder.name), os.getpid()):
                 continue
             times = (folder / "stat").read_text().rpartition(")")[2].split()
             status = dict(
@@ -78,3 +84,9 @@ def usage(title: str) -> Usage:
         cpu_s += (int(times[11]) + int(times[12])) / ticks
         memory_mb += int(status["VmHWM"].split()[0]) / 1024
     return Usage(cpu_s, memory_mb)
+
+
+def _is_below(process: int, ancestor: int) -> bool:
+    while process not in (0, ancestor):
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return process == ancestor
