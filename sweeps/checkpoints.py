@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 TENSORS_FILE = "state.safetensors"
 FACTS_FILE = "state.json"
+LARGEST_SHARE = 0.05
+"""Share of the time that training may stand still for checkpoints: large states are kept less
+often."""
 
 
 class StageCheckpoints:
@@ -37,6 +40,7 @@ class StageCheckpoints:
         writes: bool = True,
         extra: Callable[[], Any] = lambda: None,
         on_load: Callable[[Any], None] = lambda extra: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to count time.
 
@@ -47,14 +51,17 @@ class StageCheckpoints:
             writes: whether this process reads and writes; of several workers one does.
             extra: JSON value that is kept with a state.
             on_load: called with that value when a state is read.
+            clock: seconds that only grow.
         """
         self._stage = stage
         self._store = store
         self._every_s = every_s
+        self._clock = clock
         self._writes = writes
         self._extra = extra
         self._on_load = on_load
-        self._last = time.monotonic()
+        self._next = clock() + every_s
+        self._asked = 0.0
         self._writer: threading.Thread | None = None
         self._failed = False
         self._kept = False
@@ -62,7 +69,8 @@ class StageCheckpoints:
 
     def due(self) -> bool:
         """Whether the time is over and the last checkpoint is written."""
-        if not self._writes or time.monotonic() - self._last < self._every_s:
+        self._asked = self._clock()
+        if not self._writes or self._asked < self._next:
             return False
         return self._writer is None or not self._writer.is_alive()
 
@@ -72,7 +80,9 @@ class StageCheckpoints:
         self._writer = threading.Thread(
             target=self._write, args=(tensors, text), name="checkpoint", daemon=True
         )
-        self._last = time.monotonic()
+        now = self._clock()
+        stood_still_s = now - self._asked
+        self._next = now + max(self._every_s, stood_still_s / LARGEST_SHARE)
         self._kept = True
         self._writer.start()
 

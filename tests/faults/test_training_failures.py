@@ -24,13 +24,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 OFTEN = ("run", str(TINY), "--plain", "--set", "runtime.train.checkpoint_s=0.2")
 
+PATIENT_S = 1200.0
+"""Bounds every wait; measures nothing."""
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run during which nothing happened, without a checkpoint."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with Run(folder) as run:
-        assert run.finish() == 0, run.printed
+        assert run.finish(PATIENT_S) == 0, run.printed
     return store_of(folder)
 
 
@@ -41,7 +44,7 @@ def kept(store: Path) -> set[str]:
 
 def in_training(store: Path, but: set[str]) -> str:
     """Wait until a stage that is not one of some has a checkpoint; returns its key."""
-    wait_for(lambda: kept(store) - but, "a checkpoint")
+    wait_for(lambda: kept(store) - but, "a checkpoint", PATIENT_S)
     return next(iter(kept(store) - but))
 
 
@@ -64,10 +67,10 @@ def test_killed_worker_and_killed_controller_cost_no_step(
         first = in_training(store, set())
         before = starts(store)
         run.kill("ray::RayTrainWorker")
-        wait_for(lambda: first in artifacts(store), "the stage of the killed worker")
+        wait_for(lambda: first in artifacts(store), "the stage of the killed worker", PATIENT_S)
         second = in_training(store, {first})
         run.kill("ray::TrainController")
-        assert run.finish() == 0, run.printed
+        assert run.finish(PATIENT_S) == 0, run.printed
         run.assert_nothing_left()
     same_results(store, undisturbed)
     rerun_only(before, starts(store))
@@ -82,14 +85,14 @@ def test_training_that_takes_too_long_fails_and_goes_on_in_the_next_run(
 ) -> None:
     store = store_of(tmp_path)
     with Run(tmp_path, *OFTEN, "--set", "runtime.stage_timeout_s=2") as run:
-        assert run.finish() == 1, run.printed
+        assert run.finish(PATIENT_S) == 1, run.printed
     assert "StageTimeout: not done after 2 s: raise `runtime.stage_timeout_s`" in run.printed
     assert "Traceback" not in run.printed
     unfinished = kept(store)
     assert unfinished
     before = starts(store)
     with Run(tmp_path, *OFTEN) as run:
-        assert run.finish() == 0, run.printed
+        assert run.finish(PATIENT_S) == 0, run.printed
     same_results(store, undisturbed)
     rerun_only(before, starts(store))
     assert all(went_on(artifacts(store)[key]) for key in unfinished)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import worker
+from sweeps import checkpoints, worker
 from sweeps.checkpoints import StageCheckpoints
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, run_stage
@@ -103,6 +103,7 @@ def test_stage_goes_on_and_leaves_what_an_undisturbed_one_leaves(
     after: int,
 ) -> None:
     monkeypatch.setattr(worker, "REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", float("inf"))
     caplog.set_level("INFO")
     stage = stages[name]
     for source in stage.inputs:
@@ -131,6 +132,22 @@ def test_short_stage_writes_no_checkpoint(stages: dict[str, Stage], store: Artif
     conditions = Conditions(checkpoint_s=3600.0)
     run_stage(stage, store, conditions, lambda step, total, metrics: step < 18)
     assert StageCheckpoints(stage, store, 0.0).load() is None
+
+
+def test_training_stands_still_for_a_twentieth_of_the_time_at_most(
+    stages: dict[str, Stage], store: ArtifactStore
+) -> None:
+    now = [0.0]
+    kept = StageCheckpoints(stages["adapters"], store, 60.0, clock=lambda: now[0])
+    due = []
+    for now[0] in (59.0, 60.0):
+        due.append(kept.due())
+    now[0] = 70.0  # a copy of the state took ten seconds
+    kept.save({}, {})
+    kept.close()
+    for now[0] in (269.0, 270.0):
+        due.append(kept.due())
+    assert due == [False, True, False, True]
 
 
 def test_checkpoint_that_does_not_fit_is_dropped_and_the_stage_begins_anew(
