@@ -5,13 +5,17 @@ down, is in its session or carries its mark in its environment: that is how `Run
 workers of Ray, engines and orphans alike, and nobody else's. `same_results` compares two stores.
 """
 
+import contextlib
 import json
 import os
 import queue
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -23,8 +27,10 @@ import psutil
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "tiny.toml"
 MARK = "W2S_TEST_MARK"
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 """Bounds every wait; measures nothing."""
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+"""For all who join a `Cluster`: whether Ray asks for its token depends on the user's home else."""
 RECORDS = ("stage.json", "metrics.jsonl", "manifest.json")
 """Files of an artifact that say when and where it was made, and so differ between two runs."""
 
@@ -76,8 +82,21 @@ class Run:
 
     @property
     def printed(self) -> str:
-        """What it has printed so far, as far as anybody waited for it."""
+        """What it has printed so far."""
+        with contextlib.suppress(queue.Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                self._printed.append(line)
+            self._lines.put(None)
         return "".join(self._printed)
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a state that comes while it runs; fails with what it printed."""
+
+        def come_or_ended() -> bool:
+            return bool(condition()) or self.popen.poll() is not None
+
+        wait_for(come_or_ended, what, found=lambda: self.printed)
+        assert condition(), f"it ended without {what}:\n{self.printed}"
 
     def read_until(self, pattern: str, timeout_s: float = PATIENCE_S) -> str:
         """Wait for a line that matches; returns it."""
@@ -139,6 +158,90 @@ class Run:
         for line in self.popen.stdout:
             self._lines.put(line)
         self._lines.put(None)
+
+
+class Cluster:
+    """A Ray cluster that is there before the sweeps that join it: a head, and workers if asked for.
+
+    A context manager; each node is a `ray start` of its own, with its own folder and ports, on
+    loopback.
+    """
+
+    def __init__(self, num_cpus: int = 2) -> None:
+        """Args: num_cpus: of the head."""
+        self.mark = uuid.uuid4().hex
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        self._sessions: list[int] = []
+        self._port = _free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        self._start(
+            "--head",
+            f"--port={self._port}",
+            f"--temp-dir={self.folder}",
+            "--include-dashboard=false",
+            num_cpus=num_cpus,
+        )
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add_node(self, num_cpus: int = 1) -> int:
+        """Add a worker node; returns its number."""
+        self._start(f"--address={self.address}", num_cpus=num_cpus)
+        return len(self._sessions) - 1
+
+    def kill_node(self, number: int) -> None:
+        """kill -9 everything that a node runs."""
+        for process in family(self._sessions[number], "-"):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def processes(self, title: str = "", node: int | None = None) -> list[psutil.Process]:
+        """Living processes of all nodes, or of one, whose command line has `title` in it."""
+        sessions = self._sessions if node is None else [self._sessions[node]]
+        found = [p for session in sessions for p in family(session, "-")]
+        return [process for process in found if title in _command(process)]
+
+    def logged(self, pattern: str) -> list[str]:
+        """First group of every match in what the processes of the cluster wrote to stderr."""
+        logs = self.folder.glob("session_*/logs/worker-*.err")
+        return [found for log in logs for found in re.findall(pattern, log.read_text())]
+
+    def _start(self, *arguments: str, num_cpus: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: self.mark}
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", **NO_TOKEN}
+        ray = Path(sys.executable).with_name("ray")
+        started = subprocess.Popen(
+            [
+                str(ray),
+                "start",
+                *arguments,
+                f"--num-cpus={num_cpus}",
+                "--disable-usage-stats",
+                "--node-ip-address=127.0.0.1",
+                f"--object-store-memory={200 * 2**20}",
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        printed, _ = started.communicate(timeout=PATIENCE_S)
+        assert started.returncode == 0, printed
+        self._sessions.append(started.pid)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def family(session: int, mark: str) -> list[psutil.Process]:
