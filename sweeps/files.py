@@ -77,7 +77,7 @@ class Files(ABC):
 
     @abstractmethod
     def remove_tree(self, folder: str) -> None:
-        """Remove a folder with all that is in it, if it is there."""
+        """Remove a folder with all that is in it, or a file, if it is there."""
 
     @abstractmethod
     def put(self, source: Path, names: Iterable[str], target: str) -> None:
@@ -177,8 +177,11 @@ class LocalFiles(Files):
 
     @override
     def remove_tree(self, folder: str) -> None:
+        path = self.path(folder)
+        if os.path.isfile(path):
+            self._forget(path)
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path(folder))
+            shutil.rmtree(path)
 
     @override
     def put(self, source: Path, names: Iterable[str], target: str) -> None:

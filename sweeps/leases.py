@@ -19,6 +19,7 @@ import json
 import os
 import socket
 from collections.abc import Generator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class Lease:
             "owner": self._owner,
             "stage": self._stage.name,
             "host": socket.gethostname(),
-            "process": process_mark(os.getpid()),
+            "process": _own_mark(os.getpid()),
             "pid": os.getpid(),
         }
         return json.dumps(facts | ({"released": True} if released else {})).encode()
@@ -166,10 +167,16 @@ def process_mark(pid: int) -> str:
     return f"{boot} {space} {started}"
 
 
+@lru_cache(maxsize=1)
+def _own_mark(pid: int) -> str:
+    """`process_mark` of this process, which stays what it is; a fork has another id."""
+    return process_mark(pid)
+
+
 def _is_gone(facts: dict[str, Any]) -> bool:
     """Whether the process that wrote a lease has certainly ended: it ran here, and runs no more."""
     mark, pid = facts.get("process"), facts.get("pid")
-    here = process_mark(os.getpid())
+    here = _own_mark(os.getpid())
     if not mark or not here or not isinstance(pid, int):
         return False
     same_place = str(mark).rpartition(" ")[0] == here.rpartition(" ")[0]

@@ -85,7 +85,7 @@ def test_renewing_keeps_a_lease_and_age_is_by_the_clock_of_the_store(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder, other = (Lease(store, STAGE, owner, expires_s=600) for owner in ("holder", "other"))
-    monkeypatch.setattr("sweeps.leases.process_mark", lambda pid: "")
+    monkeypatch.setattr("sweeps.leases._own_mark", lambda pid: "")
     assert holder.take()
     monkeypatch.setattr(time, "time", lambda: 1e10)
     assert not other.take()
@@ -119,7 +119,7 @@ def test_lease_of_a_killed_process_is_free_at_once(store: ArtifactStore) -> None
 def test_cluster_takes_its_own_lease_again_after_its_broker_died(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.leases.process_mark", lambda pid: "")
+    monkeypatch.setattr("sweeps.leases._own_mark", lambda pid: "")
     assert Lease(store, STAGE, owner="cluster").take()
     assert not Lease(store, STAGE, owner="other").take()
     assert Lease(store, STAGE, owner="cluster").take()
