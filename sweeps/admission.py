@@ -16,6 +16,7 @@ which stages get a seat, which units start and stop, and which gangs end:
 4. What is needed soon starts early, in room that nobody waits for.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -69,6 +70,11 @@ class Wish:
     """Models it talks to."""
     since: float
     """When it became ready, or when the model it lacks was last there, if that was later."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of its units."""
+        return frozenset(unit.key for unit in self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,8 @@ class _Decider:
         self._made = Decision()
         self._draining: set[str] = set()
         """Units that shall go for somebody whose turn it is."""
+        self._promised: set[str] = set()
+        """Units that have their room kept free."""
         self._kept: list[Group] = []
         """Room that is kept free for training."""
         self._used: set[str] = set()
@@ -208,13 +216,18 @@ class _Decider:
                 self._is_blocked = True
                 self._clear_for(head)
         waiting = self._seat_where_up(waiting)
-        for wish in sorted(waiting, key=lambda wish: (-self._served_with(wish), wish.since)):
+        served_with = self._served_with()
+        tried: set[frozenset[str]] = set()
+        for wish in sorted(waiting, key=lambda wish: (-served_with[wish.keys], wish.since)):
             if len(made.seat) >= scene.seats:
                 break
+            if wish.keys in tried:
+                continue  # like another that does not fit
             if training_late and any(unit.per_replica for unit in self._missing(wish)):
                 self._is_blocked = True
             elif not self._admit(wish):
                 self._is_blocked = True
+                tried.add(wish.keys)
                 self._evict_for(wish)
         if need is not None and not training_first and not self._is_blocked:
             self._evict_for_training(need)
@@ -294,10 +307,13 @@ class _Decider:
         self._made.seat.append(wish.stage)
         self._used.update(unit.key for unit in wish.units)
 
-    def _served_with(self, wish: Wish) -> int:
-        """Waiting stages that could run on the units of this one."""
-        mine = {unit.key for unit in wish.units}
-        return sum(mine.issuperset(u.key for u in other.units) for other in self._scene.wishes)
+    def _served_with(self) -> dict[frozenset[str], int]:
+        """For the units of each wish, how many waiting stages could run on them."""
+        numbers = Counter(wish.keys for wish in self._scene.wishes)
+        return {
+            keys: sum(count for other, count in numbers.items() if other <= keys)
+            for keys in numbers
+        }
 
     # Room
 
@@ -349,7 +365,8 @@ class _Decider:
         soon = {unit.key for unit in scene.soon}
         idle = [held for held in self._idle() if held.unit.key not in mine]
         idle.sort(key=lambda held: held.unit.key in soon)
-        wanted = [unit.group for unit in self._missing(wish)]
+        missing = [unit for unit in self._missing(wish) if unit.key not in self._promised]
+        wanted = [unit.group for unit in missing]
         useless = [gang.id for gang in scene.gangs if gang.is_useless and not gang.is_ending]
         enough = self._stop_enough(idle, wanted)
         if not enough and useless:
@@ -359,16 +376,22 @@ class _Decider:
             if not enough:
                 self._made.end_gangs = before
         if enough:
-            self._made.reserved.extend(wanted)
+            self._promise(missing)
 
     def _clear_for(self, head: Wish) -> None:
         """Drain what stands in the way of the stage whose turn it is."""
         mine = frozenset(unit.key for unit in head.units)
-        wanted = [unit.group for unit in self._missing(head)]
+        missing = self._missing(head)
+        wanted = [unit.group for unit in missing]
         going, gangs = self._in_the_way(wanted, mine, self._scene.gangs)
         self._drain(going)
         self._made.end_gangs.extend(gangs)
-        self._made.reserved.extend(wanted)
+        self._promise(missing)
+
+    def _promise(self, units: Sequence[Unit]) -> None:
+        """Keep room free for units until they can start."""
+        self._made.reserved.extend(unit.group for unit in units)
+        self._promised.update(unit.key for unit in units)
 
     def _drain(self, keys: Collection[str]) -> None:
         """Units get no new stage, and stop when the last one has left."""

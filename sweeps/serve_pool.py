@@ -108,6 +108,8 @@ class ServePool:
         """Stages that were given a seat and have not ended."""
         self._running: set[str] = set()
         """Those of them whose models are up."""
+        self._needs: dict[str, tuple[tuple[Unit, Stage | BaseModel], ...]] = {}
+        """What stages need here."""
         self._ready_since: dict[str, float] = {}
         self._gone_since: dict[str, float] = {}
         """When a unit was taken down last."""
@@ -212,7 +214,9 @@ class ServePool:
         self._ready_since = {key: self._ready_since.get(key, now) for key in ready}
         wishes = [self._wish(node) for node in ready.values()]
         # What a cluster that has lost a node cannot hold must not make everything else drain.
-        possible = [w for w in wishes if fits(nodes, (), [unit.group for unit in w.units])]
+        groups = {wish.keys: [unit.group for unit in wish.units] for wish in wishes}
+        able = {keys for keys, wanted in groups.items() if fits(nodes, (), wanted)}
+        possible = [wish for wish in wishes if wish.keys in able]
         self._is_too_small = len(possible) < len(wishes)
         running = [node for node, _ in self._seats.values()]
         limits = [node.execution.max_serve_stages for node in (*ready.values(), *running)]
@@ -260,14 +264,18 @@ class ServePool:
 
     def _units(self, node: Node) -> tuple[Unit, ...]:
         """What a stage needs here; models behind a URL take no room."""
+        needs = self._needs.get(node.stage.key)
+        if needs is None:
+            models = {served_key(model): model for model in node.stage.served_models}
+            here = [model for key, model in models.items() if key not in node.execution.remote]
+            needs = tuple((unit_of(model, node.execution), model) for model in here)
+            self._needs[node.stage.key] = needs
         units = []
-        for model in node.stage.served_models:
-            if served_key(model) not in node.execution.remote:
-                unit = unit_of(model, node.execution)
-                if unit.key in self._held:
-                    unit = self._held[unit.key].unit  # as the first to ask wanted it
-                else:
-                    self._models[unit.key] = (model, node)
+        for unit, model in needs:
+            if held := self._held.get(unit.key):
+                units.append(held.unit)  # as the first to ask wanted it
+            else:
+                self._models[unit.key] = (model, node)
                 units.append(unit)
         return tuple(units)
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sweeps.broker import start_broker
 from sweeps.client import DriverClient
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
-from tests.faults.sweeping import wait_for
+from tests.faults import sweeping
 from tests.faults.talks import FINISHED, Talk
 from tests.serving.tiny import save_language_model, save_tokenizer
 from tests.toys import Sum
@@ -27,8 +27,14 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.vllm,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.usefixtures("ray_session"),
 ]
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """A model starts in half a minute, on a busy machine in several."""
+    sweeping.wait_for(condition, what, timeout_s=600.0, found=lambda: str(served_by()))
 
 
 @pytest.fixture(scope="module")

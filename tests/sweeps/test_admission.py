@@ -79,6 +79,13 @@ def test_no_more_models_stop_than_it_takes_and_none_in_vain():
     assert decided(nodes=four, held=held, wishes=[Wish("next", (A,), 0.0)]).stop == []
 
 
+def test_room_is_made_once_for_stages_that_wait_for_the_same_model():
+    one, two, new = (Unit(name, 1, {"CPU": 1.0}) for name in ("one", "two", "new"))
+    wishes = [Wish("x", (new,), 0.0), Wish("y", (new,), 1.0), Wish("z", (new, FREE), 2.0)]
+    made = decided(held=up(one, two), wishes=wishes, seats=3)
+    assert (made.stop, made.reserved) == (["one"], [new.group, FREE.group])
+
+
 def test_models_of_most_waiting_stages_come_first_then_the_oldest_stage():
     wishes = [
         Wish("alone", (A,), 0.0),

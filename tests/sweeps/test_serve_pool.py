@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -165,7 +165,7 @@ class World:
         useless = self.gang == "idle" and not self.board.num_ready("train")
         return [GangUse(1, (1, {"CPU": 1.0}), self.gang_since, useless, self.gang_ends)]
 
-    def end(self, gangs: Sequence[int]) -> None:
+    def end(self, gangs: Collection[int]) -> None:
         self.gang_ends = True
 
     def _schedule_gang(self) -> None:
