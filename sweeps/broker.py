@@ -35,18 +35,22 @@ from sweeps.cluster import node_resources
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
+from sweeps.nodes import Node
 from sweeps.placements import check_models_fit
 from sweeps.resources import Execution, check_fits
 from sweeps.serve_pool import ServePool, start_host
 from sweeps.settling import Settling
 from sweeps.store import ArtifactStore
 from sweeps.worker import Outcome
+from w2s.errors import DamagedArtifact
 from w2s.stages.base import Lane, Stage, closure
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """How often the broker looks for silent callers, idle gangs and new nodes."""
+SETTLED_S = 0.2
+"""How often it looks whether a damaged artifact is made again."""
 CLOSE_TIMEOUT_S = 6.0
 """Time that gangs and served models have to go away by themselves."""
 FIRST_DRIVER_S = 60.0
@@ -218,12 +222,21 @@ class StageBroker:
         self._change()
 
     async def read_json(self, driver: str, key: str, file: str) -> Any:
-        """The content of a JSON file of an artifact that was asked for."""
+        """The content of a JSON file of an artifact that was asked for.
+
+        Raises:
+            StageFailed: the artifact was damaged, and could not be made again.
+        """
         self._driver(driver)
         node = self._board.nodes.get(key)
         if node is None:
             raise Forgotten(f"nobody asked for the stage {key}")
-        path = await asyncio.to_thread(self._store.local, node.stage) / file
+        try:
+            path = await asyncio.to_thread(self._store.local, node.stage) / file
+        except DamagedArtifact as damage:
+            log.warning("%s", damage)
+            await self._make_again(node)
+            path = await asyncio.to_thread(self._store.local, node.stage) / file
         return json.loads(path.read_text(encoding="utf-8"))
 
     async def snapshot(self) -> BrokerSnapshot:
@@ -321,6 +334,25 @@ class StageBroker:
             del self._seen[caller]
 
     # Inside: stages
+
+    async def _make_again(self, node: Node) -> None:
+        """Wait until a damaged artifact is made again.
+
+        Raises:
+            StageFailed: it cannot be.
+        """
+        stages = closure([node.stage]).values()
+        await asyncio.to_thread(self._store.set_aside, node.stage.key)
+        present = await asyncio.to_thread(self._store.present, stages)
+        self._board.forget(node.stage.key, present)
+        number = self._board.add([node.stage], present, node.execution)
+        self._change()
+        while not self._board.is_settled(number):
+            await asyncio.sleep(SETTLED_S)
+        failure = self._board.requests[number].failure
+        self._board.release(number)
+        if failure is not None:
+            raise failure
 
     def _change(self) -> None:
         """Something happened: tell of it, and look for work once per turn of the loop."""

@@ -40,11 +40,11 @@ def run_trial(config: dict[str, Any], broker: str, driver: str) -> None:
         number = asked[item["seed"]] if asked else client.ask(_keys(item))
         try:
             client.wait(number)
+            evaluations = client.read_json([*item["roles"].values()], EVALUATION_FILE)
         except StageFailed as error:
             # Reported, not raised: Tune would print a traceback, and the trial did its work.
             tune.report({"failed": str(error), "num_seeds": len(scores), "complete": False})
             return
-        evaluations = client.read_json([*item["roles"].values()], EVALUATION_FILE)
         scores.append(evaluations[item["roles"]["student"]]["val"][config["objective"]])
         tune.report(
             {

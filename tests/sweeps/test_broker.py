@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -90,6 +91,20 @@ def test_stage_that_two_callers_ask_for_runs_once(client: DriverClient, tmp_path
     for caller in callers:
         caller.join()
     assert len(lines(log)) == 1
+
+
+def test_damaged_artifact_is_made_again_before_its_content_is_told(
+    client: DriverClient, store: ArtifactStore, tmp_path: Path
+) -> None:
+    stage, stuck = Number(value=77), Number(value=78, obstacle=str(tmp_path / "obstacle"))
+    for each in (stage, stuck):
+        assert run_stage(each, store).record
+        (store.local(each) / "number.json").write_text('{"value": 99}')
+    client.request([stage, stuck])
+    assert client.read_json([stage.key], "number.json") == {stage.key: {"value": 77}}
+    (tmp_path / "obstacle").write_text("")
+    with pytest.raises(StageFailed, match="no number 78"):
+        client.read_json([stuck.key], "number.json")
 
 
 def test_failure_reaches_every_waiter_with_its_cause_and_the_rest_goes_on(
@@ -174,6 +189,47 @@ def test_stage_of_a_killed_worker_runs_again_and_is_committed_once(
     assert read(store.local(stage)) == 0
     store.clear_scratch()
     assert list((Path(store.root) / ".tmp").glob(f"{stage.key}*")) == []
+
+
+def test_killed_broker_comes_back_and_nothing_is_lost_or_told_twice(
+    client: DriverClient, store: ArtifactStore, tmp_path: Path
+) -> None:
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    source = Number(value=31)
+    stage = Sum(inputs_=(source,), tag="through", log=str(log), gate=str(gate))
+    request = client.ask([stage])
+    until(lambda: end_of(client, source) == ["done"] and len(lines(log)) == 1)
+    broker, gang = process_of("ray::StageBroker"), psutil.Process(int(lines(log)[0].split()[1]))
+    broker.kill()
+    until(lambda: not gang.is_running() and len(lines(log)) == 2)
+    gate.write_text("")
+    client.wait(request)
+    until(lambda: end_of(client, stage) == ["done"])
+    assert end_of(client, source) == ["done"]
+    assert read(store.local(stage)) == 31
+    assert client.noticed() == ["the stage broker died once; the next one went on"]
+
+
+def test_broker_is_shared_by_drivers_that_run_stages_in_other_ways_and_outlives_one(
+    client: DriverClient, store: ArtifactStore
+) -> None:
+    shared, own = Number(value=41), Number(value=42)
+    client.request([shared])
+    with start_broker(Execution(store=store.root, shape=GangShape(), retries=0)) as other:
+        assert other.name == client.name
+        other.request([shared, own])
+        assert [(event.name, event.state) for event in other.events()] == [
+            ("number 41", "cached"),
+            ("number 42", "done"),
+        ]
+    assert end_of(client, own) == []
+    client.request([Number(value=43)])
+    assert client.noticed() == ["the stage broker died once; the next one went on"]
+
+
+def process_of(title: str) -> psutil.Process:
+    family = psutil.Process().children(recursive=True)
+    return next(process for process in family if title in " ".join(process.cmdline()))
 
 
 def test_rerun_does_only_what_is_missing(store: ArtifactStore, tmp_path: Path) -> None:
