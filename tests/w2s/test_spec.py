@@ -1,13 +1,19 @@
 """Parsing by kind, and what is said when it fails."""
 
+import gc
+import hashlib
+import json
+from enum import Enum
+
 import pytest
+from pydantic import BaseModel, Field, JsonValue
 
 from w2s.errors import UserError
 from w2s.losses.base import Loss
 from w2s.losses.confidence import Confidence
 from w2s.losses.xent import Xent
 from w2s.methods.base import Method
-from w2s.spec import OneOf, Spec, available, parse
+from w2s.spec import ByIdentity, OneOf, Spec, available, digest, encoded, parse
 
 
 class Holder(Spec):
@@ -58,3 +64,62 @@ def test_a_class_from_elsewhere_is_named_by_module() -> None:
     assert isinstance(parse(Loss, "w2s.losses.xent:Xent"), Xent)
     with pytest.raises(UserError, match="cannot load loss 'no_such_module:Loss'"):
         parse(Loss, "no_such_module:Loss")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Inner(Spec):
+    name: str = 'quoted " and ü'
+    numbers: tuple[float, ...] = (1.0, 1e-7, 0.1)
+
+
+class Outer(Spec):
+    inner: Inner = Inner()
+    table: dict[str, JsonValue] = Field(default_factory=lambda: {"b": [1, None], "a": True})
+    colour: Colour = Colour.RED
+    count: int = 3
+
+
+def test_the_encoding_is_the_json_of_all_fields_with_sorted_names() -> None:
+    inner = {"class": f"{__name__}.Inner", "name": 'quoted " and ü', "numbers": [1.0, 1e-7, 0.1]}
+    whole = {
+        "class": f"{__name__}.Outer",
+        "colour": "red",
+        "count": 3,
+        "inner": inner,
+        "table": {"a": True, "b": [1, None]},
+    }
+    expected = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    assert encoded(Outer()) == expected
+    assert encoded([Outer(), 1]) == f"[{expected},1]"
+    assert digest(Outer()) == hashlib.sha256(expected.encode()).hexdigest()[:16]
+
+
+def test_a_spec_that_stands_in_for_itself_is_told_from_one_that_is_spelt_out() -> None:
+    def stand_in(value: BaseModel) -> str | None:
+        return "name" if isinstance(value, Inner) else None
+
+    outer = Outer()
+    spelt = encoded(outer)
+    assert '"inner":{"key":"name"}' in encoded(outer, stand_in)
+    assert encoded(outer) == spelt
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: 2}, {"a"}, object(), print])
+def test_what_has_no_stable_encoding_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="cannot hash"):
+        encoded({"value": value} if not isinstance(value, dict) else value)
+
+
+def test_what_is_remembered_of_an_object_goes_with_it() -> None:
+    known: ByIdentity[str] = ByIdentity()
+    first, equal = Inner(), Inner()
+    known.put(first, "first")
+    assert known.get(first) == "first"
+    assert known.get(equal) is None
+    number = id(first)
+    del first
+    gc.collect()
+    assert number not in known._known
