@@ -38,7 +38,8 @@ def filled(any_store: ArtifactStore) -> ArtifactStore:
 def age(store: ArtifactStore) -> None:
     """Everything in a local store is two days old."""
     for path in Path(store.root).rglob("*"):
-        os.utime(path, (path.stat().st_mtime - 2 * 86400,) * 2)
+        then = path.stat().st_mtime - 2 * 86400
+        os.utime(path, (then, then))
 
 
 def found(store: ArtifactStore, older_than_s: float = -1e9) -> dict[str, Garbage]:
