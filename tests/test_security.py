@@ -32,7 +32,6 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "almanac.toml"
 SECRET = "wq8fTz2LmPn6"
 VARIABLE = "MY_LAB_API_KEY"
-SOURCES = [path for name in ("sweeps", "w2s", "serving") for path in (ROOT / name).rglob("*.py")]
 RUN_WHAT_THEY_READ = {
     "eval",
     "exec",
@@ -92,9 +91,11 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_loads_what_runs_when_it_is_loaded(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+@pytest.mark.parametrize("package", ["sweeps", "w2s", "serving"])
+def test_no_module_loads_what_runs_when_it_is_loaded(package: str):
+    sources = list((ROOT / package).rglob("*.py"))
+    assert len(sources) > 10
+    for node in (node for path in sources for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in RUN_WHAT_THEY_READ, ast.unparse(node)
             names = {keyword.arg for keyword in node.keywords}

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -220,3 +221,18 @@ def test_a_sweep_without_its_server_runs_to_its_end_and_is_whole_after_sync(
     with Run(tmp_path, "sync", str(TINY), *here, *new) as sync:
         assert sync.finish() == 0, sync.printed
     assert held(f"sqlite:///{tmp_path}/new.db", "tiny") == replayed
+
+    # Of a sweep that never came to its end, what there is.
+    store = tmp_path / "w2s_store"
+    shutil.rmtree(store / ".results")
+    student = next(path for path in store.glob("evaluate/*") if "strong" in path.name)
+    shutil.rmtree(student)
+    part = ("--tracking-uri", f"sqlite:///{tmp_path}/part.db")
+    with Run(tmp_path, "sync", str(TINY), *here, *part) as sync:
+        assert sync.finish() == 0, sync.printed
+    found = held(f"sqlite:///{tmp_path}/part.db", "tiny")
+    assert found.pop("sweep")["status"] == "KILLED"
+    missing = {identity for identity in replayed if identity not in found}
+    assert {identity.partition(":")[0] for identity in missing} == {"sweep", "trial", "stage"}
+    assert len(missing) == 3
+    assert {identity: replayed[identity] for identity in found} == found
