@@ -116,7 +116,8 @@ class Classifier(nn.Module):
         read_BD = self.read(input_ids_BT, attention_mask_BT)
         with torch.autocast(read_BD.device.type, enabled=False):
             logits = self.head(read_BD.float())
-            return logits.view(-1, self.options) if self.options else logits
+            # FSDP hooks into what a model returns, which must be no view for that.
+            return logits.view(-1, self.options).clone() if self.options else logits
 
     def read(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
         """Last hidden state of the token that the head reads, [B, D]."""

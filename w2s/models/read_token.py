@@ -27,8 +27,8 @@ TOKENWISE = {
 own hidden state. A type that is not here is computed in full."""
 
 
-def block_list(backbone: PreTrainedModel) -> nn.ModuleList:
-    """The blocks of a backbone, in order."""
+def block_list(backbone: nn.Module) -> nn.ModuleList:
+    """The blocks of a transformer, in order."""
     return next(module for module in backbone.modules() if isinstance(module, nn.ModuleList))
 
 

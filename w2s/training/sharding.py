@@ -67,10 +67,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, replicas
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     parts = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
     entire = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    squares = replicas.sum(_sum_of_squares(parts))
+    squares = replicas.sum(nn.utils.get_total_norm(parts).square())
     if entire:
-        squares = squares + _sum_of_squares(entire)
-    torch._foreach_mul_([*parts, *entire], (max_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0))
+        squares = squares + nn.utils.get_total_norm(entire).square()
+    scale = (max_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in [*parts, *entire]:
+        gradient.mul_(scale)
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -129,7 +131,3 @@ def _share_out(model: nn.Module, device: str, precision: Precision) -> None:
             # Loops divide by the rows of the whole update: gradients are sums over replicas.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-
-
-def _sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(tensors)).square().sum()
