@@ -101,7 +101,6 @@ class Shape:
             bos_token_id=1,
             eos_token_id=1,
             use_cache=False,
-            num_labels=2,
         )
 
     def train_config(self, mode: str) -> TrainConfig:
