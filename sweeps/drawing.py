@@ -15,7 +15,7 @@ MAX_TRIALS = 12
 """Trials shown."""
 MAX_RUNNING = 6
 """Running stages shown."""
-MAX_WAITING = 4
+MAX_WAITING = 6
 """Groups of waiting stages shown."""
 
 _STYLE: dict[TrialStatus, str] = {
