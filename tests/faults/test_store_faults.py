@@ -14,7 +14,6 @@ from tests.faults.sweeping import (
     Run,
     artifacts,
     names,
-    running,
     same_results,
     starts,
     store_of,
@@ -124,19 +123,3 @@ def test_two_clusters_on_one_store_make_each_stage_once_between_them(
     assert damages(ArtifactStore(str(store))).damages == ()
     assert counts(one.printed)[0] + counts(two.printed)[0] == len(names())
     assert list((store / ".leases").iterdir()) == []
-
-
-def test_cluster_that_is_killed_leaves_its_stages_to_the_other(
-    tmp_path: Path, undisturbed: Path
-) -> None:
-    store = tmp_path / "store"
-    command = ("run", str(TINY), "--plain", f"--set=runtime.store={store}")
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    with Run(tmp_path / "one", *command) as one, Run(tmp_path / "two", *command) as two:
-        wait_for(lambda: running(store, "pretrain"), "a pretraining", LONG_S)
-        for process in one.processes():
-            process.kill()
-        assert two.finish(LONG_S) == 0, two.printed
-        two.assert_nothing_left()
-    same_results(store, undisturbed)
