@@ -100,7 +100,7 @@ def test_debates_go_on_after_replica_engine_and_host_were_killed(
     client: DriverClient, store: ArtifactStore, models: list[PretrainedModel], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    talk = Talk(models=(models[0],), tag="killed", num_debates=600, log=str(log))
+    talk = Talk(models=(models[0],), tag="killed", num_debates=300, log=str(log))
     number = client.ask([talk])
     some_more(log)
     for victim in ("ServeReplica", "EngineCore", "ServeHost"):
@@ -115,11 +115,13 @@ def test_debates_go_on_after_replica_engine_and_host_were_killed(
         assert lines(log)[: len(kept)] == kept
     client.wait(number)
     questions = [line.split()[1] for line in lines(log)]
-    assert sorted(questions) == sorted(f"q{n}" for n in range(600)), "each is held once"
+    assert len(questions) == len(set(questions)), "a finished debate was held again"
     attempts = [line.split()[2] for line in lines(log)]
     assert len(set(attempts)) == 2, "only the death of the host is another attempt"
-    rows = finished_lines(store.local(talk) / FINISHED)
-    assert [row["question_id"] for row in rows] == questions
+    kept_ids = [row["question_id"] for row in finished_lines(store.local(talk) / FINISHED)]
+    assert sorted(kept_ids) == sorted(f"q{n}" for n in range(300))
+    # The host may have died after it wrote a debate down and before it said so.
+    assert [q for q in kept_ids if q in set(questions)] == questions
 
 
 def test_three_models_that_fit_one_at_a_time_and_a_training_between_them_all_finish(
