@@ -406,6 +406,15 @@ class TrainResources(Spec):
     """Seconds of training between two checkpoints, from which a stage goes on that was cut off; a
     shorter training writes none."""
 
+    @model_validator(mode="after")
+    def _shared_out_over_several(self) -> Self:
+        if self.sharding == "shard" and self.num_workers == 1:
+            raise ValueError(
+                'sharding = "shard" shares a model out over workers; set num_workers to 2 or more, '
+                "found 1"
+            )
+        return self
+
 
 AUTOSCALING = frozenset({"min_replicas", "max_replicas", "target_ongoing_requests"})
 """Fields of a placement that exclude `num_replicas`."""

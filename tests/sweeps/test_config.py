@@ -277,3 +277,11 @@ def test_a_placement_that_cannot_be_is_refused_with_its_name(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load(write(tmp_path, GOOD + table))
+
+
+def test_a_model_is_shared_out_over_several_workers(tmp_path: Path) -> None:
+    table = '[runtime.train]\nsharding = "shard"\n'
+    with pytest.raises(UserError, match="set num_workers to 2 or more, found 1"):
+        load(write(tmp_path, GOOD + table))
+    _, runtime = load(write(tmp_path, GOOD + table + "num_workers = 2\n"))
+    assert runtime.train.sharding == "shard"
