@@ -47,7 +47,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return printed.err
 
 
-VERBS = ("plan", "run", "status", "explain", "report", "serve", "debate", "ui", "list")
+VERBS = ("plan", "run", "status", "explain", "report", "serve", "debate", "ui", "sync", "list")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -170,13 +170,11 @@ def test_a_store_that_cannot_be_written_is_refused(
     assert "name a folder or bucket that you can write" in message
 
 
-def test_a_tracking_server_that_does_not_answer_is_refused(
+def test_a_tracking_server_that_can_never_answer_is_refused(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = refused(
-        capsys, "run", str(sweep), "--set", "runtime.tracking_uri='http://127.0.0.1:9'"
-    )
-    assert "tracking server http://127.0.0.1:9 does not answer" in message
+    message = refused(capsys, "run", str(sweep), "--set", "runtime.tracking_uri='http://:9'")
+    assert "tracking server 'http://:9' names no host" in message
     message = refused(capsys, "run", str(sweep), "--set", "runtime.tracking_uri='mlruns'")
     assert "use sqlite:///mlflow.db" in message
 
