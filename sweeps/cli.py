@@ -424,11 +424,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # sleep.
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from w2s.redaction import RedactingFormatter, redacted
+    from w2s.redaction import RedactingHandler, redacted
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(message)s",
+        handlers=[RedactingHandler()],
+    )
     from serving.errors import ServingInputError
     from w2s.errors import StoreError, UserError
 

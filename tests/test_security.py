@@ -25,7 +25,7 @@ from w2s.errors import UserError
 from w2s.models.classifier import load_backbone
 from w2s.models.language_model import load_language_model
 from w2s.models.source import PretrainedModel, resolve
-from w2s.redaction import RedactingFormatter, redacted
+from w2s.redaction import RedactingHandler, redacted
 from w2s.stages.base import Stage, StageContext
 
 ROOT = Path(__file__).parent.parent
@@ -207,7 +207,7 @@ def test_lines_of_a_log_have_no_secret_in_them(monkeypatch: pytest.MonkeyPatch):
     except ValueError as error:
         record = logging.LogRecord("x", 40, "f", 1, "at %s", ("http://a:b@c/",), None)
         record.exc_info = (type(error), error, error.__traceback__)
-    line = RedactingFormatter("%(message)s").format(record)
+    line = RedactingHandler().format(record)
     assert "at http://***@c/" in line
     assert "ValueError: ***" in line
     assert SECRET not in line

@@ -58,8 +58,8 @@ def has_secret(text: str) -> bool:
     return _URL.match(text) is not None or _KEYS.search(text) is not None
 
 
-class RedactingFormatter(logging.Formatter):
-    """Log lines and tracebacks without secrets."""
+class RedactingHandler(logging.StreamHandler):
+    """Log lines and tracebacks without secrets, whatever formatter others give it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
