@@ -31,7 +31,7 @@ from sweeps.board import Board
 from sweeps.callers import Driver, Request
 from sweeps.claims import Claims
 from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
-from sweeps.cluster import node_resources
+from sweeps.cluster import free_orphans, node_resources
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
@@ -412,6 +412,8 @@ class StageBroker:
         while not self._closing:
             await asyncio.sleep(TICK_S)
             self._nodes = await asyncio.to_thread(node_resources)
+            if freed := await asyncio.to_thread(free_orphans):
+                log.warning("freed what %d gang(s) without a controller had reserved", freed)
             self._forget_the_silent()
             await self._claims.keep()
             self._change()

@@ -20,6 +20,9 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services, worker
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from sweeps.resources import worker_environment
 from w2s.errors import UserError
@@ -38,6 +41,11 @@ START_ATTEMPTS = 2
 OBJECT_STORE_BYTES = 500 * 2**20
 """Size of the object store of a local cluster: artifacts travel through the artifact store."""
 
+NOISE = (
+    "worker processes have been started",  # light trials and actors are many on purpose
+    "A worker died or was killed while executing a task",  # `w2s run` says what became of it
+)
+"""In messages of Ray's that are not shown."""
 LOOK_S = 1.0
 """Time between two looks at whether the cluster is there."""
 LOST_S = 20.0
@@ -206,6 +214,26 @@ def node_resources() -> list[dict[str, float]]:
     ]
 
 
+def free_orphans() -> int:
+    """Free what the cluster still reserves for gangs whose controller died; how many there were.
+
+    Ray Train has a helper for that, which asks the dashboard; a cluster without one keeps the
+    reservation until its job ends. Only gangs of this process's own job are looked at.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    accessor: Any = state._connect_and_get_accessor()
+    freed = 0
+    for entry in accessor.get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(entry)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        ours = group.creator_job_id.hex() == job and not group.is_detached
+        if ours and group.creator_actor_dead and not removed:
+            id_ = ray.PlacementGroupID(group.placement_group_id)
+            remove_placement_group(PlacementGroup(id_))
+            freed += 1
+    return freed
+
+
 def _start(folder: str, num_cpus: int | None) -> None:
     # Every process of the cluster inherits this; OpenMP reads it when torch is imported.
     environment = {**worker_environment(1), **LOOPBACK_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -224,11 +252,11 @@ def _start(folder: str, num_cpus: int | None) -> None:
 
 @cache
 def _quiet() -> None:
-    """Keep one message of Ray's off the terminal: light trials and actors are many on purpose."""
+    """Keep some messages of Ray's off the terminal."""
     print_message = worker.print_to_stdstream
 
     def filtered(data: dict[str, Any], ignore_prefix: bool) -> None:
-        if not any("worker processes have been started" in line for line in data["lines"]):
+        if not any(noise in line for line in data["lines"] for noise in NOISE):
             print_message(data, ignore_prefix)
 
     worker.print_to_stdstream = filtered

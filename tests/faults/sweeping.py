@@ -119,15 +119,15 @@ class Run:
 
         Ray's titles: `ray::StageBroker`, `ray::LightWorker`, `ray::ServeHost`,
         `ray::TrainController`, `ray::RayTrainWorker`, `ray::ServeReplica`, `ray::ImplicitFunc` (a
-        trial of Tune), `raylet/raylet`, `gcs_server`; the engine of vLLM is `VLLM::EngineCore`.
+        trial of Tune), `raylet/raylet`, `gcs/gcs_server`; the engine of vLLM is `VLLM::EngineCore`.
         """
         found = family(self.popen.pid, self.mark)
         return [process for process in found if title in _command(process)]
 
     def one(self, title: str, timeout_s: float = PATIENCE_S) -> psutil.Process:
-        """Wait for a process with such a title; returns the oldest."""
+        """Wait for a process with such a title; returns the newest."""
         wait_for(lambda: bool(self.processes(title)), f"a process {title}", timeout_s)
-        return min(self.processes(title), key=lambda process: process.create_time())
+        return max(self.processes(title), key=lambda process: process.create_time())
 
     def kill(self, title: str, timeout_s: float = PATIENCE_S) -> int:
         """kill -9 a process with such a title, once there is one; returns its id."""

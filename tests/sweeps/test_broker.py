@@ -44,7 +44,7 @@ def client(ray_session: None, store: ArtifactStore) -> Iterator[DriverClient]:
         yield client
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
@@ -202,6 +202,7 @@ def test_killed_broker_comes_back_and_nothing_is_lost_or_told_twice(
     broker, gang = process_of("ray::StageBroker"), psutil.Process(int(lines(log)[0].split()[1]))
     broker.kill()
     until(lambda: not gang.is_running() and len(lines(log)) == 2)
+    until(lambda: ray.available_resources().get("CPU") == 1.0)  # the new gang has the other one
     gate.write_text("")
     client.wait(request)
     until(lambda: end_of(client, stage) == ["done"])
