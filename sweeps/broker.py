@@ -31,7 +31,7 @@ from sweeps.board import Board
 from sweeps.callers import Driver, Request
 from sweeps.claims import Claims
 from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
-from sweeps.cluster import free_orphans, node_resources
+from sweeps.cluster import free_gangs, node_resources
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
@@ -53,6 +53,8 @@ SETTLED_S = 0.2
 """How often it looks whether a damaged artifact is made again."""
 CLOSE_TIMEOUT_S = 6.0
 """Time that gangs and served models have to go away by themselves."""
+LAST_DRIVER_S = 10.0
+"""Time that a broker whose last driver fell silent waits for it to come back."""
 FIRST_DRIVER_S = 60.0
 """Time that a broker which has just begun waits for a driver."""
 
@@ -98,7 +100,8 @@ class StageBroker:
         )
         self._num_told = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted_until = time.monotonic() + FIRST_DRIVER_S
+        self._clock = 0.0
+        self._wanted_until = FIRST_DRIVER_S
         self._closing = False
         self._closed = asyncio.Event()
         self._bug: BaseException | None = None
@@ -126,7 +129,7 @@ class StageBroker:
         if self._closing:
             raise Forgotten("the stage broker is ending")
         if driver not in self._drivers:
-            self._drivers[driver] = Driver(execution, time.monotonic())
+            self._drivers[driver] = Driver(execution, self._clock)
             self._add_pool(execution)
             self._lights.allow(execution.max_light_workers)
         return self._incarnation
@@ -134,7 +137,7 @@ class StageBroker:
     async def beat(self, driver: str, caller: str) -> None:
         """A sign of life."""
         self._driver(driver)
-        self._seen[caller] = time.monotonic()
+        self._seen[caller] = self._clock
 
     async def leave(self, driver: str) -> bool:
         """A driver is through; True: it was the last, and nothing runs any more."""
@@ -168,7 +171,7 @@ class StageBroker:
             UserError: the cluster can never hold the models that a stage talks to.
         """
         owner = self._driver(driver)
-        self._seen[caller] = time.monotonic()
+        self._seen[caller] = self._clock
         if any(isinstance(stage, str) and stage not in owner.known for stage in stages):
             raise Forgotten("nobody registered a stage that was asked for by its key")
         roots = [owner.known[stage] if isinstance(stage, str) else stage for stage in stages]
@@ -182,7 +185,7 @@ class StageBroker:
         number = self._board.add(roots, present, owner.execution)
         entry = self._by_number[number] = Request(driver, caller, number)
         self._requests[request] = entry
-        self._seen[caller] = time.monotonic()
+        self._seen[caller] = self._clock
         self._tell()
         owner.log.ask(closure(roots), self._board)
         if self._board.is_settled(number):
@@ -197,7 +200,7 @@ class StageBroker:
             Forgotten: the request was dropped because its caller had fallen silent.
         """
         # The call of a caller that died would go on: only a new call is a sign of life.
-        self._seen[caller] = time.monotonic()
+        self._seen[caller] = self._clock
         entry = self._requests.get(request)
         if entry is None:
             raise Forgotten("this request is not known")
@@ -288,7 +291,7 @@ class StageBroker:
         driver = self._drivers.get(name)
         if driver is None or self._closing:
             raise Forgotten("this run is not known to the stage broker")
-        driver.seen = time.monotonic()
+        driver.seen = self._clock
         return driver
 
     def _lease_s(self, request: Request) -> float:
@@ -320,7 +323,7 @@ class StageBroker:
                     driver.noticed.append(f"{event.name} was started {node.attempts} times{why}")
 
     def _forget_the_silent(self) -> None:
-        now = time.monotonic()
+        now = self._clock
         for name, request in list(self._requests.items()):
             if now - self._seen[request.caller] > self._lease_s(request):
                 log.warning("caller=%s is silent; its request is dropped", request.caller)
@@ -409,17 +412,21 @@ class StageBroker:
             request.settled.set()
 
     async def _tick(self) -> None:
+        last = time.monotonic()
         while not self._closing:
             await asyncio.sleep(TICK_S)
+            # Where this process itself stood still, the calls of the living wait in its queue.
+            self._clock += min(time.monotonic() - last, 2 * TICK_S)
+            last = time.monotonic()
             self._nodes = await asyncio.to_thread(node_resources)
-            if freed := await asyncio.to_thread(free_orphans):
+            if freed := await asyncio.to_thread(free_gangs):
                 log.warning("freed what %d gang(s) without a controller had reserved", freed)
             self._forget_the_silent()
             await self._claims.keep()
             self._change()
             if self._drivers:
-                self._wanted_until = time.monotonic()
-            elif time.monotonic() > self._wanted_until:
+                self._wanted_until = self._clock + LAST_DRIVER_S
+            elif self._clock > self._wanted_until:
                 await self._close()
         await self._closed.wait()
         await asyncio.sleep(TICK_S)  # the answer to the last driver goes out
@@ -433,6 +440,7 @@ class StageBroker:
         ends = [self._serves.close(), *(pool.ended() for pool in self._pools)]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), CLOSE_TIMEOUT_S)
+        await asyncio.to_thread(free_gangs, living=True)
         await self._claims.give_back()
         self._closed.set()
 

@@ -60,7 +60,7 @@ class Driver:
 
     execution: Execution
     seen: float
-    """Time of its last sign of life (`time.monotonic`)."""
+    """Time of its last sign of life, in seconds of the broker's own clock."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Name of this entry: a driver that was forgotten gets another, with a new log."""
     known: dict[str, Stage] = field(default_factory=dict)

@@ -214,20 +214,24 @@ def node_resources() -> list[dict[str, float]]:
     ]
 
 
-def free_orphans() -> int:
+def free_gangs(living: bool = False) -> int:
     """Free what the cluster still reserves for gangs whose controller died; how many there were.
 
     Ray Train has a helper for that, which asks the dashboard; a cluster without one keeps the
     reservation until its job ends. Only gangs of this process's own job are looked at.
+
+    Args:
+        living: free what is reserved for the others too, whose workers are killed by that.
     """
     job = ray.get_runtime_context().get_job_id()
     accessor: Any = state._connect_and_get_accessor()
+    table: Any = getattr(gcs_pb2, "PlacementGroupTableData")  # noqa: B009  made when it is imported
     freed = 0
     for entry in accessor.get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(entry)
-        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        group = table.FromString(entry)
+        removed = group.state == table.REMOVED
         ours = group.creator_job_id.hex() == job and not group.is_detached
-        if ours and group.creator_actor_dead and not removed:
+        if ours and (living or group.creator_actor_dead) and not removed:
             id_ = ray.PlacementGroupID(group.placement_group_id)
             remove_placement_group(PlacementGroup(id_))
             freed += 1

@@ -161,7 +161,7 @@ class Execution:
     """Seconds without any stage to come after which a gang ends."""
     model_idle_s: float = 20.0
     """Seconds without any stage to come after which a served model is removed."""
-    lease_s: float = 20.0
+    lease_s: float = 60.0
     """Seconds without a sign of life after which a caller's requests are dropped."""
 
     def placement_of(self, base: str) -> Placement:
