@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     status = verb(
         "status",
         "how a sweep stands, or what is in the store",
-        "While a sweep runs, on whatever machine: show what runs, what waits for what, trials,\n"
-        "and an estimate of the time left. The run leaves this in .progress/NAME.json of the store.\n"
+        "While a sweep runs, on whatever machine: show what runs, what waits for what, trials;\n"
+        "an estimate of the time left. The run leaves this in .progress/NAME.json of the store.\n"
         "Else: show how much of the sweep the store has, and what its last run failed at and why.\n"
         "Without a file: what the store holds, by kind.",
         "  w2s status                            stages in ./w2s_store by kind\n"
