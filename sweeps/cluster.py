@@ -230,7 +230,9 @@ def free_gangs(living: bool = False) -> int:
     for entry in accessor.get_placement_group_table():
         group = table.FromString(entry)
         removed = group.state == table.REMOVED
-        ours = group.creator_job_id.hex() == job and not group.is_detached
+        # Those of Tune's trials are the driver's, not an actor's.
+        of_actor = not ray.ActorID(group.creator_actor_id).is_nil()
+        ours = group.creator_job_id.hex() == job and of_actor and not group.is_detached
         if ours and (living or group.creator_actor_dead) and not removed:
             id_ = ray.PlacementGroupID(group.placement_group_id)
             remove_placement_group(PlacementGroup(id_))
