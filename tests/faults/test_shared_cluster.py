@@ -1,0 +1,66 @@
+"""Sweeps that join a cluster which is there: two at once, and one whose worker node dies."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.sweeping import (
+    NO_TOKEN,
+    TINY,
+    Cluster,
+    Run,
+    artifacts,
+    names,
+    rerun_only,
+    running,
+    same_results,
+    starts,
+    store_of,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
+
+
+def join(cluster: Cluster, folder: Path, store: Path, name: str) -> Run:
+    """A sweep of this name over the shared store."""
+    folder.mkdir()
+    settings = [f"--set=runtime.store={store}", f"--set=name={name}"]
+    arguments = ["run", str(TINY), "--plain", "--address", cluster.address, *settings]
+    return Run(folder, *arguments, environment=NO_TOKEN)
+
+
+def test_two_drivers_run_each_shared_stage_once_and_the_last_takes_the_broker_along(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    store = store_of(tmp_path)
+    with Cluster() as cluster, join(cluster, tmp_path / "one", store, "one") as one:
+        one.wait_for(lambda: artifacts(store), "a first stage")
+        with join(cluster, tmp_path / "two", store, "two") as two:
+            assert two.finish() == 0, two.printed
+            assert one.finish() == 0, one.printed
+        wait_for(lambda: not cluster.processes("ray::StageBroker"), "the end of the broker")
+        wait_for(lambda: not cluster.processes("ray::RayTrainWorker"), "the end of the gangs")
+        trained = Counter(cluster.logged(r"key=([0-9a-f]{16}) running in gang"))
+    assert set(trained.values()) == {1}
+    assert len(trained) == sum("tune" in name or "train-" in name for name in names().values())
+    same_results(store, undisturbed)
+
+
+def test_sweep_completes_when_a_worker_node_dies_in_the_middle_of_a_stage(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    store = store_of(tmp_path)
+    # Gangs fit on the workers alone: the head has no CPU to give.
+    with Cluster(num_cpus=0) as cluster:
+        nodes = [cluster.add_node(), cluster.add_node()]
+        with join(cluster, tmp_path / "run", store, "tiny") as run:
+            run.wait_for(lambda: running(store, "finetune"), "a finetuning")
+            before = starts(store)
+            busy = next(n for n in nodes if cluster.processes("ray::RayTrainWorker", n))
+            cluster.kill_node(busy)
+            assert run.finish() == 0, run.printed
+            assert "Traceback" not in run.printed
+    rerun_only(before, starts(store))
+    same_results(store, undisturbed)
