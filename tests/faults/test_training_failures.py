@@ -39,10 +39,16 @@ def kept(store: Path) -> set[str]:
     return {path.parts[-3] for path in store.glob(".partial/*/*/manifest.json")}
 
 
-def in_training(store: Path, but: set[str]) -> str:
+def in_training(run: Run, store: Path, but: set[str]) -> str:
     """Wait until a stage that is not one of some has a checkpoint; returns its key."""
     found: set[str] = set()
-    wait_for(lambda: found.update(kept(store) - but) or found, "a checkpoint", PATIENT_S)
+
+    def has_one() -> bool:
+        found.update(kept(store) - but)
+        assert run.popen.poll() is None, f"it ended: {run.finish()}\n{run.printed}"
+        return bool(found)
+
+    wait_for(has_one, "a checkpoint", PATIENT_S)
     return found.pop()
 
 
@@ -62,11 +68,11 @@ def test_killed_worker_and_killed_controller_cost_no_step(
 ) -> None:
     store = store_of(tmp_path)
     with Run(tmp_path, *OFTEN) as run:
-        first = in_training(store, set())
+        first = in_training(run, store, set())
         before = starts(store)
         run.kill("ray::RayTrainWorker")
         wait_for(lambda: first in artifacts(store), "the stage of the killed worker", PATIENT_S)
-        second = in_training(store, {first})
+        second = in_training(run, store, {first})
         for controller in run.processes("ray::TrainController"):
             controller.kill()
         assert run.finish(PATIENT_S) == 0, run.printed
