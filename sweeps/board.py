@@ -24,7 +24,6 @@ from sweeps.events import (
     StageEvent,
     StageRecord,
     State,
-    Waiting,
 )
 from sweeps.nodes import THERE, Node, Request
 from sweeps.queues import Lanes
@@ -299,14 +298,6 @@ class Board:
             path_cost=self._lanes.longest_path(),
             num_events=self._num_events,
         )
-
-    def waits_for(self, key: str, turns: Mapping[Lane, str] | None = None) -> Waiting | None:
-        """What a stage waits for; None: it is unknown, runs or ended."""
-        node = self.nodes.get(key)
-        if node is None or node.state != "planned":
-            return None
-        self._lanes.look_at_clock()
-        return self._tally.waiting_one(node, turns or {})
 
     # Inside: requests
 

@@ -129,6 +129,7 @@ class StageBroker:
         if self._closing:
             raise Forgotten("the stage broker is ending")
         if driver not in self._drivers:
+            self._board.forget_failures()  # a run tries again what failed in another
             self._drivers[driver] = Driver(execution, self._clock)
             self._add_pool(execution)
             self._lights.allow(execution.max_light_workers)

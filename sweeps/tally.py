@@ -138,19 +138,6 @@ class Tally:
                     found.append(Waiting(name, len(keys), first.stage.name, reason, what, until))
         return tuple(found)
 
-    def waiting_one(self, node: Node, turns: Mapping[Lane, str]) -> Waiting:
-        """What one planned stage waits for."""
-        queued = self._kind(node).queued
-        reason: WaitReason = next(
-            reason for reason, keys in queued.items() if node.stage.key in keys
-        )
-        lacks: dict[str, dict[str, None]] = {}
-        for key in node.inputs:
-            if not self._nodes[key].is_there:
-                lacks.setdefault(self._nodes[key].stage.kind, {})[key] = None
-        what, until = self._what(node, reason, lacks.items(), turns)
-        return Waiting(node.stage.kind, 1, node.stage.name, reason, what, until)
-
     # Inside
 
     def _kind(self, node: Node) -> _Kind:
