@@ -61,17 +61,16 @@ class Lease:
             StoreError: the store cannot be written.
         """
         with self._telling():
-            highest = self._highest()
-            if highest and not self._is_free(highest):
-                return False
-            if not self._files.create(self._path(highest + 1), self._content()):
-                self.holder = self._read(highest + 1).get("owner", "")
-                return False
-            # Somebody may have removed the lower numbers between two looks.
-            if self._files.exists(self._path(highest + 2)):
-                self.holder = self._read(highest + 2).get("owner", "")
-                return False
-            self._number = highest + 1
+            number = 1
+            if not self._files.create(self._path(number), self._content()):
+                highest = self._highest()
+                if highest and not self._is_free(highest):
+                    return False
+                number = highest + 1
+                if not self._files.create(self._path(number), self._content()):
+                    self.holder = self._read(number).get("owner", "")
+                    return False
+            self._number = number
             self.holder = ""
             return True
 
@@ -103,7 +102,7 @@ class Lease:
             if not done:
                 self._files.write(self._path(number), self._content(released=True))
                 return
-            for each in range(1, number + 1):
+            for each in range(number, 0, -1):
                 self._files.remove(self._path(each))
 
     def _highest(self) -> int:
