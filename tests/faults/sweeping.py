@@ -233,9 +233,11 @@ class Cluster:
             text=True,
             start_new_session=True,
         )
-        printed, _ = started.communicate(timeout=PATIENCE_S)
-        assert started.returncode == 0, printed
         self._sessions.append(started.pid)
+        printed, _ = started.communicate(timeout=PATIENCE_S)
+        if started.returncode != 0:
+            self.__exit__()
+            raise AssertionError(printed)
 
 
 def _free_port() -> int:
