@@ -59,9 +59,7 @@ def client(store: ArtifactStore) -> Iterator[DriverClient]:
     how = Execution(store=store.root, shape=GangShape(), placement=Placement(num_cpus=2))
     with start_broker(how) as client:
         yield client
-    wait_for(
-        lambda: not served_by(), "the end of replicas and engines", found=lambda: str(served_by())
-    )
+    wait_for(lambda: not served_by(), "the end of replicas and engines")
 
 
 def served_by() -> dict[str, list[int]]:
