@@ -25,7 +25,7 @@ from w2s.stages.finetune import SCORED, Finetune
 from w2s.stages.generative import GenerativeFinetune
 from w2s.stages.models import Model, model_key
 from w2s.stages.pretrain import Pretrain
-from w2s.types import SPLITS, splits_of
+from w2s.types import SPLITS, Split, splits_of
 
 CORE_FLOPS = 2e10
 """Operations a second of the core that `Stage.cost` is about."""
@@ -304,9 +304,11 @@ def _operations(stage: Stage, size: float) -> tuple[float, float]:
         frozen = recipe.mode == "lora"
         learned = recipe.epochs * tokens.num_rows(*splits_of(stage.train_split))
         scored = tokens.num_rows(*SCORED) * max(1, recipe.num_checkpoints)
-        others = tokens.num_rows(*(split for split in stage.predicts if split not in SCORED))
+        others: list[Split] = [split for split in stage.predicts if split not in SCORED]
         row = tokens.row_tokens() * size
-        return row * (learned * (4 if frozen else 6) + 2 * (scored + others)), 4 if frozen else 16
+        predicted = scored + tokens.num_rows(*others)
+        work = row * (learned * (4 if frozen else 6) + predicted * 2)
+        return work, 4 if frozen else 16
     if isinstance(stage, Features):
         return 2 * size * stage.tokens.num_rows(*SPLITS) * stage.tokens.row_tokens(), 4
     if isinstance(stage, GenerativeFinetune):

@@ -1,12 +1,14 @@
 """Schedules on paper, worked by hand."""
 
+from typing import Any
+
 import pytest
 
 from sweeps.simulate import Job, schedule
 
 
-def job(key: str, seconds: float, *inputs: str, gpus: int = 1, **fields: object) -> Job:
-    return Job(key, key, "work", seconds, gpus=gpus, inputs=inputs, **fields)  # pyright: ignore
+def job(key: str, seconds: float, *inputs: str, gpus: int = 1, **fields: Any) -> Job:
+    return Job(key, key, "work", seconds, gpus=gpus, inputs=inputs, **fields)
 
 
 def times(jobs: list[Job], gpus: int, cpus: int = 1) -> dict[str, tuple[float, float]]:
@@ -39,7 +41,7 @@ def test_jobs_share_the_cluster_as_far_as_it_goes() -> None:
 
 def test_a_gang_starts_once_and_a_model_is_loaded_where_it_is_not_held() -> None:
     # One GPU: 10 s to start, 2 s to load. x twice in a row, then y in the same gang.
-    held = {"load_s": 2.0, "start_s": 10.0}
+    held: dict[str, Any] = {"load_s": 2.0, "start_s": 10.0}
     jobs = [
         job("x1", 5, model="x", **held),
         job("y", 4, model="y", **held),

@@ -116,7 +116,7 @@ class Stage(Spec, metaclass=Shared):
     def inputs(self) -> "tuple[Stage, ...]":
         """The stages this one reads, each once, in field order."""
         found: dict[str, Stage] = {}
-        for name in _composite_fields(type(self)):
+        for name in _composite_fields(type(self)):  # pyright: ignore[reportArgumentType] - hashes
             for stage in _stages_in(getattr(self, name)):
                 found.setdefault(stage.key, stage)
         return tuple(found.values())

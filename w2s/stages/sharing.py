@@ -7,9 +7,10 @@ takes.
 """
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+from pydantic._internal._model_construction import ModelMetaclass
 
 from w2s.spec import ByIdentity
 
@@ -22,19 +23,23 @@ _EQUAL: "weakref.WeakKeyDictionary[Any, object]" = weakref.WeakKeyDictionary()
 _TEXT = frozenset({str})
 
 
-class Shared(type(BaseModel)):
-    """Metaclass of stages."""
+if TYPE_CHECKING:
+    Shared = ModelMetaclass  # Calls are checked against the fields, as pydantic has it.
+else:
 
-    def __call__(cls, /, **fields: Any) -> Any:
-        """The stage with these fields; parsed and unpickled stages are their own."""
-        try:
-            name = (cls, cls.version, *fields, *[_token(value) for value in fields.values()])
-            found = _MADE.get(name)
-        except TypeError:  # A field that has no hash, such as a table.
-            return super().__call__(**fields)
-        if found is None:
-            found = _MADE[name] = super().__call__(**fields)
-        return found
+    class Shared(ModelMetaclass):
+        """Metaclass of stages."""
+
+        def __call__(cls, /, **fields: Any) -> Any:
+            """The stage with these fields; parsed and unpickled stages are their own."""
+            try:
+                name = (cls, cls.version, *fields, *[_token(value) for value in fields.values()])
+                found = _MADE.get(name)
+            except TypeError:  # A field that has no hash, such as a table.
+                return super().__call__(**fields)
+            if found is None:
+                found = _MADE[name] = super().__call__(**fields)
+            return found
 
 
 def _token(value: Any) -> Any:
