@@ -108,9 +108,9 @@ def test_what_killed_and_damaged_attempts_leave_is_garbage(
 ) -> None:
     script = (
         "store = ArtifactStore(sys.argv[1])\n"
-        "for resume in (False, True):\n"
-        "    context = store.workspace(Item(value=3), resume); folder = context.__enter__()\n"
-        "    (folder / 'half').write_text('half')\n"
+        "contexts = [store.workspace(Item(value=3), resume) for resume in (False, True)]\n"
+        "for context in contexts:\n"
+        "    (context.__enter__() / 'half').write_text('half')\n"
         "os.kill(os.getpid(), 9)"
     )
     assert python(script, store.root).wait() == -signal.SIGKILL
