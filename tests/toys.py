@@ -114,6 +114,30 @@ class Descent(Stage):
         )
 
 
+class Together(Stage):
+    """A train stage whose workers add up numbers until a file appears."""
+
+    lane: ClassVar[Lane] = "train"
+
+    log: str
+    """File that gets a line (rank, process id) per worker and attempt."""
+    gate: str
+    """File that ends it."""
+
+    def run(self, context: StageContext) -> None:
+        replicas = context.replicas or Replicas()
+        with open(self.log, "a") as log:
+            log.write(f"{replicas.rank} {os.getpid()}\n")
+        total, step = torch.zeros(1), 0
+        while not float(total):
+            step += 1
+            open_now = replicas.rank == 0 and Path(self.gate).exists()
+            total = replicas.sum(torch.tensor([float(open_now)]))
+            context.progress(step, 0, {"step": float(step)})
+        if replicas.rank == 0:
+            (context.output_dir / "number.json").write_text("{}")
+
+
 class Chat(Stage):
     """A serve stage: completions of the client of one model, kept as they come."""
 

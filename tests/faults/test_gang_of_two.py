@@ -3,43 +3,16 @@
 import os
 import signal
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-import torch
 
 from sweeps.broker import start_broker
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
 from tests.faults.sweeping import wait_for
-from w2s.stages.base import Lane, Stage, StageContext
-from w2s.training.parallel import Replicas
+from tests.toys import Together
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
-
-class Together(Stage):
-    """A train stage whose workers add up numbers until a file appears."""
-
-    lane: ClassVar[Lane] = "train"
-
-    log: str
-    """File that gets a line (rank, process id) per worker and attempt."""
-    gate: str
-    """File that ends it."""
-
-    def run(self, context: StageContext) -> None:
-        replicas = context.replicas or Replicas()
-        with open(self.log, "a") as log:
-            log.write(f"{replicas.rank} {os.getpid()}\n")
-        total, step = torch.zeros(1), 0
-        while not float(total):
-            step += 1
-            open_now = replicas.rank == 0 and Path(self.gate).exists()
-            total = replicas.sum(torch.tensor([float(open_now)]))
-            context.progress(step, 0, {"step": float(step)})
-        if replicas.rank == 0:
-            (context.output_dir / "number.json").write_text("{}")
 
 
 def attempts(log: Path) -> dict[int, list[int]]:
