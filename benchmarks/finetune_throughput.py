@@ -10,6 +10,12 @@ it the one-kernel form of GPT-2's activation, which the project's loader puts in
 
 The two take turns in one process after a warm-up; the figure is the median over rounds of the
 ratio of their examples per CPU second. Other load on the machine is in both.
+
+They start at the same weights, and the last token of a text tells its label. In the warm-up the
+Trainer logs every loss: `loss_gap` is the largest difference, in nats, between the two curves, each
+as its means over the four quarters of the training. The rows come in another order, and
+`loss_gap_of_orders` is what that alone makes of our curve; the Trainer's schedule is a step behind
+ours, for its warm-up begins at a learning rate of 0.
 """
 
 import argparse
@@ -97,8 +103,8 @@ def gpt2_config(activation: str) -> GPT2Config:
     )
 
 
-def training_arguments(folder: str) -> TrainingArguments:
-    """The Trainer's best settings for this job."""
+def training_arguments(folder: str, log_losses: bool) -> TrainingArguments:
+    """The Trainer's best settings for this job, or those with a curve."""
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=CONFIG.batch_size,
@@ -109,7 +115,8 @@ def training_arguments(folder: str) -> TrainingArguments:
         max_grad_norm=CONFIG.max_grad_norm or 0.0,
         optim="adamw_torch_fused",
         train_sampling_strategy="group_by_length",
-        logging_strategy="no",
+        logging_strategy="steps" if log_losses else "no",
+        logging_steps=1,
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
@@ -129,12 +136,21 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def largest_gap(one: list[float], other: list[float]) -> float:
+    """Largest difference of the mean losses in the quarters of two trainings."""
+    pairs = zip(np.array_split(one, 4), np.array_split(other, 4), strict=True)
+    return max(abs(float(mine.mean() - theirs.mean())) for mine, theirs in pairs)
+
+
 def measure(rounds: int, tanh_gelu: bool) -> dict[str, float]:
     """Examples per CPU second of both loops, their ratio, and what goes with them."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(20, 121, size=NUM_ROWS)
-    token_ids = [rng.integers(1, 2048, size=length).tolist() for length in lengths]
     labels = rng.integers(0, 2, size=NUM_ROWS)
+    token_ids = [
+        [*rng.integers(3, 2048, size=length - 1).tolist(), 1 + label]
+        for length, label in zip(lengths, labels.tolist(), strict=True)
+    ]
     rows = TokenRows.from_lists(token_ids)
     texts = Texts(token_ids, labels.tolist())
     targets_NC = np.eye(2)[labels]
@@ -143,24 +159,40 @@ def measure(rounds: int, tanh_gelu: bool) -> dict[str, float]:
     num_steps = -(-NUM_ROWS // CONFIG.batch_size) * CONFIG.epochs
     collator = Collator()
     rates: dict[str, list[float]] = {"ours": [], "trainer": [], "labelling": []}
+    gaps: dict[str, float] = {}
 
     with tempfile.TemporaryDirectory() as folder:
         for round_index in range(rounds + 1):
             classifier = Classifier.fresh(base, 2, seed=0)
+            theirs = GPT2ForSequenceClassification(trainer_config)
+            theirs.transformer.load_state_dict(base.state_dict())
+            theirs.score.load_state_dict(classifier.head.state_dict())
+            curve: list[dict[str, float]] = []
             ours_s = cpu_seconds(
-                lambda model=classifier: finetune(model, rows, targets_NC, Xent(), CONFIG, seed=0)
+                lambda model=classifier, curve=curve: curve.extend(
+                    finetune(model, rows, targets_NC, Xent(), CONFIG, seed=0)
+                )
             )
             labelling_s = cpu_seconds(lambda model=classifier: predict(model, rows))
             trainer = Trainer(
-                model=GPT2ForSequenceClassification(trainer_config),
-                args=training_arguments(folder),
+                model=theirs,
+                args=training_arguments(folder, log_losses=round_index == 0),
                 train_dataset=texts,
                 data_collator=collator,
             )
             trainer.remove_callback(PrinterCallback)
             trainer_s = cpu_seconds(trainer.train)
             assert trainer.state.global_step == num_steps
-            if round_index:  # the first is a warm-up
+            if round_index == 0:  # a warm-up
+                logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+                ours = [point["loss"] for point in curve]
+                model = Classifier.fresh(base, 2, seed=0)
+                again = finetune(model, rows, targets_NC, Xent(), CONFIG, seed=1)
+                gaps = {
+                    "loss_gap": largest_gap(ours, logged),
+                    "loss_gap_of_orders": largest_gap(ours, [point["loss"] for point in again]),
+                }
+            else:
                 rates["ours"].append(NUM_ROWS * CONFIG.epochs / ours_s)
                 rates["trainer"].append(NUM_ROWS * CONFIG.epochs / trainer_s)
                 rates["labelling"].append(NUM_ROWS / labelling_s)
@@ -178,6 +210,7 @@ def measure(rounds: int, tanh_gelu: bool) -> dict[str, float]:
         "labelling_to_training": statistics.median(rates["labelling"]) / training,
         "padding_share": padding_share(rows.lengths, updates),
         "hf_trainer_padding_share": 1 - collator.real_tokens / collator.all_tokens,
+        **gaps,
         "optimizer_steps": num_steps,
         "rounds": rounds,
     }
