@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants, services, worker
 from ray._private.state import state
@@ -161,7 +162,12 @@ def abandon(connection: Connection) -> None:
     node: Any = worker._global_node
     if connection.address is not None or node is None:
         return
+    # Workers end with their raylet, but those that are only just starting look for the head first.
+    family = psutil.Process().children(recursive=True)
     node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     if connection.temp_dir is not None:
         shutil.rmtree(connection.temp_dir, ignore_errors=True)
 

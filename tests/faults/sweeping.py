@@ -135,7 +135,7 @@ class Run:
         process.send_signal(signal.SIGKILL)
         return process.pid
 
-    def assert_nothing_left(self, timeout_s: float = 60.0) -> None:
+    def assert_nothing_left(self, timeout_s: float = 180.0) -> None:
         """None of its processes is alive, after the time that the last ones need to notice."""
         wait_for(lambda: not self.processes(), "the end of every process", timeout_s, self._left)
 

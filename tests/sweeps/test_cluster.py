@@ -46,6 +46,36 @@ with cluster.connected() as connection:
     print(*ray.get(facts.remote()), connection.temp_dir, address)
 """
 
+LOSE = """
+import os, threading, time
+import psutil
+from sweeps import cluster
+
+def lives(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+with cluster.connected() as connection:
+
+    def lost(loss):
+        family = psutil.Process().children(recursive=True)
+        cluster.abandon(connection)
+        for _ in range(400):
+            if not any(map(lives, family)):
+                break
+            time.sleep(0.1)
+        left = sum(map(lives, family))
+        print(loss, len(family) > 3, left, os.path.exists(connection.temp_dir), flush=True)
+        os._exit(0)
+
+    with cluster.watched(connection, lost):
+        servers = psutil.Process().children(recursive=True)
+        next(p for p in servers if "gcs/gcs_server" in " ".join(p.cmdline())).kill()
+        threading.Event().wait(90)
+"""
+
 JOIN = """
 import sys, tempfile, ray
 from sweeps import cluster
@@ -89,3 +119,9 @@ def test_local_cluster_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None
 @pytest.mark.ray
 def test_cluster_that_is_there_is_joined(tmp_path: Path) -> None:
     assert output_of(JOIN, tmp_path).split()[-1] == "3.0"
+
+
+@pytest.mark.ray
+def test_local_cluster_whose_head_dies_is_noticed_and_all_of_it_ended(tmp_path: Path) -> None:
+    printed = output_of(LOSE, tmp_path).strip()
+    assert printed == "its gcs_server has died True 0 False"
