@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.sweeping import Run, store_of
+from tests.faults.sweeping import Run, names, store_of
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store of `tiny.toml`, run without any fault."""
+    names()  # planned now, so that a test sees at once what runs
     folder = tmp_path_factory.mktemp("undisturbed")
     with Run(folder) as run:
         assert run.finish() == 0, run.printed

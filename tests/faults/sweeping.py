@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -314,6 +315,7 @@ def running(store: Path, name: str) -> bool:
     )
 
 
+@cache
 def names() -> dict[str, str]:
     """Readable name of each stage of `tiny.toml`, by key."""
     from sweeps.load import load

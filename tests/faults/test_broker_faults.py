@@ -33,15 +33,14 @@ def wait_until_running(run: Run, folder: Path, name: str) -> None:
 
 def test_sweep_outlives_its_broker_and_its_trial(tmp_path: Path, undisturbed: Path) -> None:
     with Run(tmp_path) as run:
-        run.read_until("tokens done")
-        wait_until_running(run, tmp_path, "finetune-32x2")
+        wait_until_running(run, tmp_path, "pretrain-64x2")
         before = starts(store_of(tmp_path))
         workers = run.processes("ray::RayTrainWorker")
         assert workers
         run.kill("ray::StageBroker")
         psutil.wait_procs(workers, timeout=PATIENCE_S)
         assert not any(worker.is_running() for worker in workers)
-        run.read_until("finetune done")
+        run.read_until("pretrain done")
         run.kill("ray::ImplicitFunc")
         assert run.finish() == 0, run.printed
         rerun_only(before, starts(store_of(tmp_path)))
