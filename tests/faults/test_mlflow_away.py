@@ -225,8 +225,10 @@ def test_a_sweep_without_its_server_runs_to_its_end_and_is_whole_after_sync(
     # Of a sweep that never came to its end, what there is.
     store = tmp_path / "w2s_store"
     shutil.rmtree(store / ".results")
-    student = next(path for path in store.glob("evaluate/*") if "strong" in path.name)
-    shutil.rmtree(student)
+    trial = next(run for identity, run in replayed.items() if identity.startswith("trial:"))
+    _, student, _ = trial["tags"]["w2s.stages"].split()  # Between the floor and the ceiling.
+    (folder,) = store.glob(f"evaluate/*-{student}")
+    shutil.rmtree(folder)
     part = ("--tracking-uri", f"sqlite:///{tmp_path}/part.db")
     with Run(tmp_path, "sync", str(TINY), *here, *part) as sync:
         assert sync.finish() == 0, sync.printed
