@@ -46,16 +46,14 @@ def stages(model: PretrainedModel) -> dict[str, Stage]:
     lora = {**recipe, "mode": "lora"}
     narrow = {**recipe, "head_share": 0.5, "head_layer": 1}
     again = {"start": full, "loss": Xent(), "train": recipe, "save_weights": False}
+    texts = GenerativeConfig(learning_rate=3e-3, epochs=2, batch_size=8)
     return {
         "full": full,
         "lora": Finetune.model_validate({**shared, "train": lora}),
         "narrow": Finetune.model_validate({**shared, "train": narrow}),
         "second": Finetune.model_validate({**shared, **again}),
-        "language model": GenerativeFinetune(
-            model=model,
-            tokens=tokens_of(model),
-            train=GenerativeConfig(learning_rate=3e-3, epochs=2, batch_size=8),
-            seed=0,
+        "language model": GenerativeFinetune.model_validate(
+            {"model": model, "tokens": tokens_of(model), "train": texts, "seed": 0}
         ),
     }
 
