@@ -311,7 +311,7 @@ def test_snapshot_counts_by_kind_and_state_and_sums_work() -> None:
 
 def test_counts_queues_and_waits_agree_with_the_graph_whatever_happens() -> None:
     rng = random.Random(0)
-    layers = [[Number(value=value) for value in range(6)]]
+    layers: list[list[Stage]] = [[Number(value=value) for value in range(6)]]
     for depth in range(4):
         layers.append(
             [
