@@ -87,7 +87,9 @@ class Resumption:
         Raises:
             UnusableCheckpoint: it is not of this training.
         """
-        found = None if self._checkpoints is None else self._checkpoints.load()
+        if self._checkpoints is None:
+            return False
+        found = self._checkpoints.load()
         if self._replicas.size > 1:
             found = _from_first(found, self._device)
         if found is None:
