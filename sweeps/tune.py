@@ -48,6 +48,7 @@ def run_trials(
 
     from sweeps.trial import run_trial
 
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_without_traceback)
     with tempfile.TemporaryDirectory(prefix="w2s-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -74,6 +75,12 @@ def run_trials(
             ),
         )
         tuner.fit()
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A trial that dies is begun again, or its point says why it failed: one line will do."""
+    record.exc_info = None
+    return True
 
 
 def _scheduler(sweep: Sweep) -> Any:
