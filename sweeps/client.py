@@ -143,8 +143,11 @@ class BrokerClient:
     def _come_back(self) -> None:
         """Look the broker up again, and ask again for what is awaited."""
         self._handle = None
+        self._ask_again(self._find())
+
+    def _ask_again(self, handle: Any) -> None:
         for request, stages in list(self._asked.items()):
-            ray.get(self._find().ask.remote(self.driver, self._caller, request, stages))
+            ray.get(handle.ask.remote(self.driver, self._caller, request, stages))
 
 
 class DriverClient(BrokerClient):
@@ -279,7 +282,6 @@ class DriverClient(BrokerClient):
         with self._lock:
             self._handle = None
             self._find()
-        super()._come_back()
 
     def _open(self, handle: Any) -> None:
         incarnation = ray.get(handle.open.remote(self.driver, self._settings))
@@ -289,6 +291,7 @@ class DriverClient(BrokerClient):
             log.warning("the stage broker died; the next one is told again what is missing")
         self._incarnation = incarnation
         ray.get(handle.register.remote(self.driver, list(self._stages.values())))
+        self._ask_again(handle)
         self._handle = handle
 
 
