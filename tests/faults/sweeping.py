@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "tiny.toml"
@@ -32,6 +33,12 @@ PATIENCE_S = 600.0
 """Bounds every wait; measures nothing."""
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 """For all who join a `Cluster`: whether Ray asks for its token depends on the user's home else."""
+UNPROVEN = "W2S_UNPROVEN"
+unproven = pytest.mark.skipif(
+    UNPROVEN not in os.environ,
+    reason=f"has not been seen to pass on a quiet machine yet; {UNPROVEN}=1 runs it",
+)
+"""Marks a test of a fault whose outcome nobody knows: it neither counts nor is forgotten."""
 RECORDS = ("stage.json", "metrics.jsonl", "manifest.json")
 """Files of an artifact that say when and where it was made, and so differ between two runs."""
 

@@ -17,6 +17,7 @@ from tests.faults.sweeping import (
     same_results,
     starts,
     store_of,
+    unproven,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -72,6 +73,7 @@ def test_every_damage_on_the_way_to_a_result_is_found_and_only_that_is_made_agai
     assert len(broken) == 5
 
 
+@unproven
 def test_sweep_over_s3_outlives_its_driver_and_equals_one_in_a_folder(
     tmp_path: Path, undisturbed: Path, s3: str
 ) -> None:
@@ -104,6 +106,7 @@ def test_sweep_over_s3_outlives_its_driver_and_equals_one_in_a_folder(
     same_results(tmp_path / "taken", undisturbed)
 
 
+@unproven
 def test_two_clusters_on_one_store_make_each_stage_once_between_them(
     tmp_path: Path, undisturbed: Path
 ) -> None:
