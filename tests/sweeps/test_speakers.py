@@ -102,7 +102,9 @@ def test_a_plan_says_what_is_asked_what_it_costs_and_where_the_budget_ends(
 ) -> None:
     monkeypatch.delenv("W2S_TEST_KEY", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    arguments = argparse.Namespace(file=str(write(tmp_path)), overrides=[], notes=False, keys=False)
+    arguments = argparse.Namespace(
+        file=str(write(tmp_path)), overrides=[], notes=False, keys=False, cluster=None
+    )
     plan_command.run(arguments)
     shown = capsys.readouterr().out
     assert "gpt-4o at http://127.0.0.1:9/v1" in shown
