@@ -103,7 +103,7 @@ def test_a_plan_says_what_is_asked_what_it_costs_and_where_the_budget_ends(
     monkeypatch.delenv("W2S_TEST_KEY", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     arguments = argparse.Namespace(
-        file=str(write(tmp_path)), overrides=[], notes=False, keys=False, cluster=None
+        file=str(write(tmp_path)), overrides=[], notes=False, keys=False, cluster=None, json=False
     )
     plan_command.run(arguments)
     shown = capsys.readouterr().out
