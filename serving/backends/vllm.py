@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-POLL_S = 0.25
+POLL_S = 1.0
 FREE_PORTS = range(20_000, 32_000)
 """Between the ports of Ray's workers and those that the kernel hands out."""
 PORT_ATTEMPTS = 3
