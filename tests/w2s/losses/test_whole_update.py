@@ -127,7 +127,8 @@ def test_micro_batches_train_alike(loss: Loss, whole: dict[str, Found]) -> None:
 def test_two_workers_train_alike(loss: Loss, whole: dict[str, Found]) -> None:
     desk = Desk()
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(train, loss, ThreadReplicas(rank, 2, desk=desk), None) for rank in range(2)]
+        both = [ThreadReplicas(rank, 2, desk=desk) for rank in range(2)]
+        runs = [pool.submit(train, loss, replicas, None) for replicas in both]
         found = [run.result() for run in runs]
     for key, value in whole[name(loss)].items():
         assert torch.equal(found[0][key], found[1][key])
