@@ -57,7 +57,10 @@ class Files(ABC):
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Make a file; False: there is one already. See `creates_once`."""
+        """Make a file; False: there is one already. See `creates_once`.
+
+        A reader sees no file or a whole one.
+        """
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
@@ -132,24 +135,23 @@ class LocalFiles(Files):
 
     @override
     def write(self, path: str, data: bytes) -> None:
-        final = self.path(path)
-        folder, _, name = final.rpartition("/")
-        draft = f"{folder}/.{name}-{uuid.uuid4().hex[:8]}"
-        try:
-            with _opened(draft, "wb") as file:
-                file.write(data)
-            os.replace(draft, final)
-        except OSError:
-            self._forget(draft)
-            raise
+        with self._draft(path, data) as draft:
+            os.replace(draft, self.path(path))
 
     @override
     def create(self, path: str, data: bytes) -> bool:
-        try:
-            with _opened(self.path(path), "xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
+        with self._draft(path, data) as draft:
+            try:
+                os.link(draft, self.path(path))
+            except FileExistsError:
+                return False
+            except OSError:
+                # A file system without hard links: it is made first and filled then.
+                try:
+                    with open(self.path(path), "xb") as file:
+                        file.write(data)
+                except FileExistsError:
+                    return False
         return True
 
     @override
@@ -199,6 +201,18 @@ class LocalFiles(Files):
     @override
     def url(self, path: str) -> str:
         return self.path(path)
+
+    @contextlib.contextmanager
+    def _draft(self, path: str, data: bytes) -> Generator[str]:
+        """A file with this content beside where it shall be; gone afterwards."""
+        folder, _, name = self.path(path).rpartition("/")
+        draft = f"{folder}/.{name}-{uuid.uuid4().hex[:8]}"
+        try:
+            with _opened(draft, "wb") as file:
+                file.write(data)
+            yield draft
+        finally:
+            self._forget(draft)
 
     def _forget(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
