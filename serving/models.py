@@ -59,6 +59,8 @@ class ServedModel(ServingSpec, frozen=True):
     """What identifies the weights (an artifact key, a commit); goes into every transcript."""
     revision: str | None = None
     """Commit or branch of a hub id; None is its default branch."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run in its replicas."""
     task: Literal["generate", "classify"] = "generate"
     """Whether it writes text, or its head reads one token and says how likely each class is."""
     adapters: tuple[Adapter, ...] = ()

@@ -33,16 +33,16 @@ class Backbone:
 
     def __init__(self, model: ServedModel, device: str = "cpu") -> None:
         """Load weights and tokenizer."""
-        revision = model.revision or "main"
+        revision, trusted = model.revision or "main", model.trust_remote_code
         self._tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=revision, trust_remote_code=False
+            model.path, revision=revision, trust_remote_code=trusted
         )
         self._backbone = AutoModel.from_pretrained(
             model.path,
             revision=revision,
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trusted,
         )
         self._backbone.to(device).eval()
         self._device = device

@@ -309,7 +309,9 @@ class PooledClassifier(EngineServer):
     async def __init__(self, llm_config: Any, model: ServedModel) -> None:
         """Start the engine and read the tokenizer and the heads; see `EngineServer`."""
         self._tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision or "main", trust_remote_code=False
+            model.path,
+            revision=model.revision or "main",
+            trust_remote_code=model.trust_remote_code,
         )
         self._heads: dict[str, Head] = {}
         await super().__init__(llm_config, model)

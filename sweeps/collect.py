@@ -100,7 +100,7 @@ def summarise(
 
 def _rung(name: str, model: Model) -> RungSummary:
     if isinstance(model, PretrainedModel):
-        count = num_parameters(model.path, model.revision)
+        count = num_parameters(model.path, **model.load_options)
         return RungSummary(
             name=name, num_parameters=count.total, num_non_embedding=count.non_embedding
         )

@@ -3,7 +3,7 @@
 `sweeps.load` reads the file; `sweeps.plan` looks for data and models before anything runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
@@ -21,10 +21,14 @@ from w2s.losses.xent import Xent
 from w2s.methods.base import Method
 from w2s.methods.naive import Naive
 from w2s.models.architecture import Architecture
+from w2s.models.source import without_distrust
 from w2s.redaction import has_secret
 from w2s.spec import OneOf, Spec, describe
 from w2s.tasks.base import Task
 from w2s.training.config import TrainConfig
+
+OF_LOCAL_SPEAKERS = ("name", "model", "revision", "trust_remote_code")
+"""Fields of a speaker without `base_url`."""
 
 
 class Rung(Spec):
@@ -36,6 +40,8 @@ class Rung(Spec):
     """Folder or hub id of a pretrained model."""
     revision: str | None = None
     """Commit, branch or tag of a hub id: an earlier checkpoint can be the weak model."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with that model may run, with your rights; read it first."""
     architecture: Architecture | None = None
     """Shape of a model that the sweep pretrains."""
     corpus: OneOf[Corpus] | None = None
@@ -53,7 +59,13 @@ class Rung(Spec):
                 f"rung {self.name!r} needs either `model` (folder or hub id) or both "
                 "`architecture` and `corpus`"
             )
+        if self.trust_remote_code and self.model is None:
+            raise ValueError(f"rung {self.name!r}: `trust_remote_code` is for a `model`")
         return self
+
+    def identity_fields(self) -> Iterable[str]:
+        """Whether code may run is part of what is swept where it may."""
+        return without_distrust(self)
 
 
 class SpeakerEntry(Spec):
@@ -70,6 +82,8 @@ class SpeakerEntry(Spec):
     revision: str | None = None
     """Commit, branch or tag of a hub id; with `base_url` a word of your own that tells versions
     behind one id apart, such as a date."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a model without `base_url` may run, with your rights."""
     base_url: str | None = None
     """URL of an OpenAI-compatible server, such as `https://api.openai.com/v1`."""
     chat: bool = False
@@ -101,16 +115,25 @@ class SpeakerEntry(Spec):
         given = [
             name
             for name, field in type(self).model_fields.items()
-            if name not in ("name", "model", "revision") and getattr(self, name) != field.default
+            if name not in OF_LOCAL_SPEAKERS and getattr(self, name) != field.default
         ]
         if self.base_url is None and given:
             raise ValueError(
                 f"speaker {self.name!r}: {', '.join(given)} need `base_url`; without it the model "
                 "is a folder or hub id that the sweep serves"
             )
+        if self.base_url is not None and self.trust_remote_code:
+            raise ValueError(
+                f"speaker {self.name!r}: `trust_remote_code` is for a model that the sweep serves; "
+                "leave it out beside `base_url`"
+            )
         if self.system and not self.chat:
             raise ValueError(f"speaker {self.name!r}: `system` needs `chat = true`")
         return self
+
+    def identity_fields(self) -> Iterable[str]:
+        """Whether code may run is part of what is swept where it may."""
+        return without_distrust(self)
 
 
 class Block(Spec):

@@ -216,7 +216,7 @@ def _size(name: str, model: Model) -> float:
         return float(model.architecture.num_parameters(len(model.corpus.tokenizer())))
     assert isinstance(model, PretrainedModel)
     if Path(model.path).expanduser().is_dir():
-        return float(num_parameters(model.path, model.revision).total)
+        return float(num_parameters(model.path, **model.load_options).total)
     found = SIZE_IN_NAME.findall(Path(model.path).name)
     if not found:
         raise UserError(

@@ -115,7 +115,7 @@ class Planner:
         self._resolve = source
         self.data = [task.fingerprint() for task in sweep.tasks]
         self._corpora: dict[Corpus, str] = {}
-        self._sources: dict[tuple[str, str | None], PretrainedModel] = {}
+        self._sources: dict[PretrainedModel, PretrainedModel] = {}
         self.models = [
             {rung.name: self._model(rung, task) for rung in sweep.ladder} for task in sweep.tasks
         ]
@@ -146,7 +146,7 @@ class Planner:
 
     def _model(self, rung: Rung, task: Task) -> Model:
         if rung.model is not None:
-            return self._source(rung.model, rung.revision)
+            return self._source(rung, rung.model)
         assert rung.architecture is not None
         assert rung.corpus is not None
         corpus = rung.corpus.bind(task, self.sweep.tasks)
@@ -161,7 +161,7 @@ class Planner:
 
     def _speaker(self, entry: SpeakerEntry) -> Model:
         if entry.base_url is None:
-            source = self._source(entry.model, entry.revision)
+            source = self._source(entry, entry.model)
             require_decoder(source, f"speaker {entry.name!r}")
             return source
         return RemoteModel(
@@ -172,12 +172,13 @@ class Planner:
             system=entry.system,
         )
 
-    def _source(self, path: str, revision: str | None) -> PretrainedModel:
-        if (path, revision) not in self._sources:
-            self._sources[path, revision] = self._resolve(
-                PretrainedModel(path=path, revision=revision)
-            )
-        return self._sources[path, revision]
+    def _source(self, entry: Rung | SpeakerEntry, path: str) -> PretrainedModel:
+        named = PretrainedModel(
+            path=path, revision=entry.revision, trust_remote_code=entry.trust_remote_code
+        )
+        if named not in self._sources:
+            self._sources[named] = self._resolve(named)
+        return self._sources[named]
 
     def cells(self) -> list[Cell]:
         """Every cell of every block, in the order of the file."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -20,7 +21,7 @@ from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage
 from w2s.stages.finetune import ADAPTER_FOLDER, WEIGHTS_FOLDER, Finetune
-from w2s.stages.models import MODEL_FOLDER, Model, ModelStage, model_key, revision_of
+from w2s.stages.models import MODEL_FOLDER, Model, ModelStage, load_options, model_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def servable(
             name=_name(model.name, key),
             path=_location(model, store),
             digest=key,
-            revision=revision_of(model),
+            **_opened(model),
         ),
         key,
     )
@@ -92,13 +93,15 @@ def _teacher(
     if not stage.save_weights:
         raise UserError(f"{stage.name} ({stage.key}) keeps no weights, so it cannot be served")
     folder = store.local(stage)
-    config = AutoConfig.from_pretrained(folder / WEIGHTS_FOLDER, trust_remote_code=False)
+    trusted = load_options(stage.model)["trust_remote_code"]
+    config = AutoConfig.from_pretrained(folder / WEIGHTS_FOLDER, trust_remote_code=trusted)
     longest = min(stage.tokens.max_length, longest_input(config) or stage.tokens.max_length)
     name, base = _name(stage.name, stage.key), model_key(stage.model)
     merged = ServedModel(
         name=name,
         path=str(folder / WEIGHTS_FOLDER),
         digest=stage.key,
+        trust_remote_code=trusted,
         task="classify",
         read_token="last" if is_causal(config) else "first",
         max_input=longest,
@@ -114,7 +117,7 @@ def _teacher(
             "name": f"{_name(stage.model.name, base)}-teachers",
             "path": _location(stage.model, store),
             "digest": base,
-            "revision": revision_of(stage.model),
+            **_opened(stage.model),
             "adapters": (adapter,),
             "max_input": None,
         }
@@ -128,6 +131,12 @@ def _location(model: Model, store: ArtifactStore) -> str:
         return str(Path(store.local(model)) / MODEL_FOLDER)
     assert isinstance(model, PretrainedModel), f"{model!r} has no weights here"
     return model.path
+
+
+def _opened(model: Model) -> dict[str, Any]:
+    """Fields of `ServedModel` that say how its files are opened."""
+    revision = model.revision if isinstance(model, PretrainedModel) else None
+    return {"revision": revision, "trust_remote_code": load_options(model)["trust_remote_code"]}
 
 
 def _name(name: str, key: str) -> str:

@@ -419,7 +419,7 @@ def engine_kwargs(model: ServedModel, placement: Placement) -> dict[str, Any]:
         "tensor_parallel_size": placement.tensor_parallel,
         # An encoder's tokens see each other: nothing of a prefix can be kept.
         "enable_prefix_caching": model.read_token == "last",
-        "trust_remote_code": False,
+        "trust_remote_code": model.trust_remote_code,
         # Else vLLM would load pickles where there is nothing else.
         "load_format": "safetensors",
         # A model's own generation_config would change what the HTTP routes sample, and only those.

@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.what == "models":
         print('model = "FOLDER or HUB ID"')
         print("    A decoder or encoder with safetensors weights; `revision`: a checkpoint of it;")
-        print('    "lab/model-{70m,160m}" or "folder/model-*": several rungs.')
+        print('    "lab/model-{70m,160m}" or "folder/model-*": several rungs;')
+        print("    `trust_remote_code = true`: Python code that comes with it may run.")
         print("architecture = {...}, corpus = {...}")
         print("    A Llama that the sweep pretrains, on a corpus by kind:")
     for base in bases:

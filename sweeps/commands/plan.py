@@ -20,6 +20,7 @@ from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore
 from w2s.errors import UserError
 from w2s.models.remote import RemoteModel
+from w2s.models.source import PretrainedModel
 from w2s.redaction import redacted
 from w2s.stages.base import Requests, Stage
 from w2s.stages.models import model_key
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     _stages(console, plan, cached)
     _served(console, planner, runtime, plan, cached)
     _speakers(console, planner, plan, cached, cache_folder(runtime, store))
+    _trusted(console, planner)
     _summary(console, sweep, runtime, planner, plan, cached, searched)
     if arguments.keys:
         for stage in plan.stages.values():
@@ -177,6 +179,26 @@ def _speakers(
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
+
+
+def _trusted(console: Console, planner: Planner) -> None:
+    """Which models bring code that the sweep lets run."""
+    models = (model for named in (*planner.models, planner.speakers) for model in named.items())
+    trusted = {
+        name: model
+        for name, model in models
+        if isinstance(model, PretrainedModel) and model.trust_remote_code
+    }
+    for name, model in trusted.items():
+        folder = Path(model.path)
+        code = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
+        console.print(
+            f"{name}: Python code of {model.path} "
+            f"({', '.join(code) or f'commit {model.revision}'}) runs with your rights "
+            "(trust_remote_code)",
+            highlight=False,
+            style="bold",
+        )
 
 
 def asked_of(model: str, stages: Iterable[Stage]) -> Requests:

@@ -62,11 +62,13 @@ def test_classifier_pools_raw_float32_states_and_holds_adapters():
     assert engine_kwargs(first, Placement())["pooler_config"]["pooling_type"] == "CLS"
 
 
-def test_neither_pickles_nor_code_of_models_are_loaded():
+def test_no_pickles_are_loaded_and_code_of_models_only_where_it_is_trusted():
     for model in (MODEL, TEACHER):
         kwargs = engine_kwargs(model, Placement())
         assert kwargs["load_format"] == "safetensors"
         assert kwargs["trust_remote_code"] is False
+        trusted = model.model_copy(update={"trust_remote_code": True})
+        assert engine_kwargs(trusted, Placement())["trust_remote_code"] is True
 
 
 @pytest.mark.parametrize("metrics", [False, True])

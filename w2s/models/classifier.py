@@ -1,7 +1,7 @@
 """A classification head on any transformers backbone.
 
-* `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, no remote
-  code.
+* `load_backbone` reads a decoder or encoder from a folder or the hub: safetensors only, and no code
+  that nobody trusts.
 * `Classifier` puts a linear `Head` on one token of it; `Classifier.fresh` makes one from a backbone
   that stays untouched, so that a worker which holds a base model makes a student without reading a
   file.
@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -172,6 +172,8 @@ def is_causal(config: PretrainedConfig) -> bool:
     if getattr(config, "is_decoder", False):
         return True
     kind = config.model_type
+    if kind not in CONFIG_MAPPING:  # a model with code of its own
+        return "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     return (
         kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -197,25 +199,30 @@ def hidden_size(config: PretrainedConfig) -> int:
 
 
 def load_backbone(
-    location: str | Path, *, revision: str | None = None, device: str = "cpu"
+    location: str | Path,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """Load a pretrained backbone without its language-model head, in float32.
 
     Args:
         location: local folder, or hub id.
         revision: commit, tag or branch of a hub id.
+        trust_remote_code: whether code that comes with the model may run.
         device: where the weights go.
 
     Raises:
         UserError: there are no safetensors weights, they do not fit the config, the model needs
-            code of its own, or it is not a plain decoder or encoder.
+            code that may not run, or it is not a plain decoder or encoder.
     """
     try:
         loaded = AutoModel.from_pretrained(
             str(location),
-            revision=revision or "main",
+            revision=revision,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             dtype=torch.float32,
             output_loading_info=True,
         )

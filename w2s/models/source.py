@@ -4,8 +4,8 @@
 and refuses what no stage could load, before any compute. `num_parameters` counts without reading
 weights.
 
-A model folder is data: weights are safetensors, code that comes with a model is never run, and
-nothing in it leads to files elsewhere.
+A model folder is data: weights are safetensors, code that comes with a model is not run unless the
+sweep says so (`trust_remote_code`), and nothing in it leads to files elsewhere.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from w2s.errors import UserError
 from w2s.spec import Spec, digest
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
 
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -37,6 +38,21 @@ IDENTITY_FILES = (
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
+def without_distrust(spec: Spec) -> list[str]:
+    """Fields of a spec, but for a `trust_remote_code` that is off: no key knows of it then."""
+    fields = dict(spec)
+    return [name for name in fields if name != "trust_remote_code" or fields[name]]
+
+
+class LoadOptions(TypedDict):
+    """How a model's files are opened, as `from_pretrained` of transformers takes it."""
+
+    revision: str
+    """Commit, tag or branch of a hub id; `main` for a folder."""
+    trust_remote_code: bool
+    """Whether code that comes with the model may run."""
+
+
 class PretrainedModel(Spec):
     """A pretrained decoder or encoder that the sweep did not make."""
 
@@ -46,10 +62,16 @@ class PretrainedModel(Spec):
     """Commit, tag or branch of a hub id; `resolve` replaces it by the commit."""
     fingerprint: str = ""
     """Digest of config, tokenizer and weights, or of the hub id and its commit; see `resolve`."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run, with the rights of whoever runs the
+    sweep; then it is part of the fingerprint."""
 
     def identity_fields(self) -> Iterable[str]:
-        """Where a model lies is no identity once its fingerprint says what it is."""
-        return [n for n in type(self).model_fields if n != "path" or not self.fingerprint]
+        """Where a model lies is no identity once its fingerprint says what it is.
+
+        Whether its code may run is one for those whose code does.
+        """
+        return [n for n in without_distrust(self) if n != "path" or not self.fingerprint]
 
     @property
     def name(self) -> str:
@@ -58,7 +80,12 @@ class PretrainedModel(Spec):
 
     def size(self) -> int:
         """Parameters of the backbone without its tables of words and positions."""
-        return num_parameters(self.path, self.revision).non_embedding
+        return num_parameters(self.path, **self.load_options).non_embedding
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How its files are opened."""
+        return {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
 
 
 class ParameterCount(NamedTuple):
@@ -90,7 +117,8 @@ def resolve(source: PretrainedModel) -> PretrainedModel:
                 f"model {source.path!r} is a local folder; `revision` is for hub ids, "
                 f"found {source.revision!r}"
             )
-        return source.model_copy(update={"path": str(folder), "fingerprint": fingerprint(folder)})
+        found = fingerprint(folder, trust_remote_code=source.trust_remote_code)
+        return source.model_copy(update={"path": str(folder), "fingerprint": found})
     if folder.exists() or not HUB_ID.fullmatch(source.path):
         found = "a file" if folder.exists() else "nothing there"
         raise UserError(
@@ -100,22 +128,37 @@ def resolve(source: PretrainedModel) -> PretrainedModel:
     return _resolve_hub(source)
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
     """Digest of a model folder's config, tokenizer and weights; its place on disk does not count.
 
+    Args:
+        folder: as `save_pretrained` leaves it.
+        trust_remote_code: whether its code may run; then all of that is in the digest.
+
     Raises:
-        UserError: not a model folder.
+        UserError: not a model folder, or it needs code that may not run.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     _check_files(str(folder), names)
-    _check_config(folder, names)
     _check_index(folder, names)
-    return digest({name: _sha256(folder / name) for name in names if _is_identity(name)})
+    content = [name for name in names if _is_identity(name)]
+    if trust_remote_code:
+        content += sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
+    else:
+        _check_config(folder, names)
+    return digest({name: _sha256(folder / name) for name in content})
 
 
 @cache
-def num_parameters(location: str, revision: str | None = None) -> ParameterCount:
+def num_parameters(
+    location: str, revision: str = "main", trust_remote_code: bool = False
+) -> ParameterCount:
     """Count the parameters of a backbone from its config alone.
+
+    Args:
+        location: local folder, or hub id.
+        revision: commit, tag or branch of a hub id.
+        trust_remote_code: whether code that comes with the model may run.
 
     Raises:
         UserError: the config cannot be read, transformers has no backbone for it, or it is an
@@ -126,10 +169,13 @@ def num_parameters(location: str, revision: str | None = None) -> ParameterCount
 
     try:
         config = AutoConfig.from_pretrained(
-            location, revision=revision or "main", trust_remote_code=False
+            location, revision=revision, trust_remote_code=trust_remote_code
         )
+        _require_own_code(location, config)
+        own = trust_remote_code and "AutoModel" in (getattr(config, "auto_map", None) or {})
+        pinned = {"code_revision": revision} if own else {}
         with torch.device("meta"):
-            backbone = AutoModel.from_config(config, trust_remote_code=False)
+            backbone = AutoModel.from_config(config, trust_remote_code=trust_remote_code, **pinned)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the shape of model {location!r}: {error}") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -143,16 +189,18 @@ def num_parameters(location: str, revision: str | None = None) -> ParameterCount
 
 
 @cache
-def model_type(location: str, revision: str | None = None) -> str:
-    """Type of a model by its config, such as `llama`; empty where there is no config to read."""
+def model_config(
+    location: str, revision: str = "main", trust_remote_code: bool = False
+) -> "PretrainedConfig | None":
+    """Config of a model; None where there is none to read."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(
-            location, revision=revision or "main", trust_remote_code=False
-        ).model_type
+            location, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError):
-        return ""
+        return None
 
 
 def require_decoder(source: PretrainedModel, purpose: str) -> None:
@@ -170,8 +218,12 @@ def require_decoder(source: PretrainedModel, purpose: str) -> None:
 
     if not source.fingerprint and not Path(source.path).expanduser().is_dir():
         return  # A plan on paper, which looks nothing up.
-    found = model_type(source.path, source.revision)
-    if found and (found not in DECODERS or found in ENCODERS):
+    config = model_config(source.path, **source.load_options)
+    if config is None:
+        return
+    found = config.model_type
+    own = getattr(config, "auto_map", {}) if source.trust_remote_code else {}
+    if "AutoModelForCausalLM" not in own and (found not in DECODERS or found in ENCODERS):
         raise UserError(
             f"{purpose} needs a language model (a decoder); {source.path!r} is of type {found!r}; "
             "take another rung or another method"
@@ -282,9 +334,26 @@ def _check_config(folder: Path, names: list[str]) -> None:
         code = [name for name in names if name.endswith(".py")]
         raise UserError(
             f"model {str(folder)!r} needs code of its own ({', '.join(needs)} has `auto_map`; "
-            f"found {', '.join(code) or 'no such code'}), and code that comes with a model is "
-            "never run; take a model that transformers knows"
+            f"found {', '.join(code) or 'no such code'}), and code that comes with a model runs "
+            "only where the sweep says so: take a model that transformers knows, or read that "
+            "code and write `trust_remote_code = true` beside `model`"
         )
+
+
+def _require_own_code(location: str, config: "PretrainedConfig") -> None:
+    """Refuse code of another repository: no commit or fingerprint pins it."""
+    named = getattr(config, "auto_map", None) or {}
+    references = [each for value in named.values() for each in _references(value)]
+    outside = {each.partition("--")[0] for each in references if "--" in each} - {location}
+    if outside:
+        raise UserError(
+            f"model {location!r} runs code of another repository ({', '.join(sorted(outside))}), "
+            "which nothing pins; copy that code beside the model, and name it in its config"
+        )
+
+
+def _references(value: Any) -> list[str]:
+    return [each for each in (value if isinstance(value, list | tuple) else [value]) if each]
 
 
 def _check_index(folder: Path, names: list[str]) -> None:

@@ -29,7 +29,12 @@ TABLES = (
 
 
 def unembedding_rows(
-    base: PreTrainedModel, location: str | Path, words: Sequence[str], *, revision: str | None
+    base: PreTrainedModel,
+    location: str | Path,
+    words: Sequence[str],
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
 ) -> Tensor:
     """The rows of some words, [W, D] float32 on the CPU.
 
@@ -40,12 +45,13 @@ def unembedding_rows(
         location: local folder, or hub id.
         words: each one token of the vocabulary, as itself (`0`) or with its space (` yes`).
         revision: commit, tag or branch of a hub id.
+        trust_remote_code: whether code that comes with the model may run.
 
     Raises:
         UserError: a word is no single token, or the model has no unembedding of its hidden size.
     """
     tokenizer = AutoTokenizer.from_pretrained(
-        str(location), revision=revision or "main", trust_remote_code=False
+        str(location), revision=revision, trust_remote_code=trust_remote_code
     )
     tokens = [_token(tokenizer, word, location) for word in words]
     rows_WD = _from_files(_folder(location, revision), tokens)
@@ -76,7 +82,7 @@ def _token(tokenizer: PreTrainedTokenizerBase, word: str, location: str | Path) 
     return tokens[0]
 
 
-def _folder(location: str | Path, revision: str | None) -> Path:
+def _folder(location: str | Path, revision: str) -> Path:
     """Where the files are; those of a hub id are in the cache, as its backbone was loaded."""
     if Path(location).is_dir():
         return Path(location)

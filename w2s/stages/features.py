@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.finetune import WEIGHTS_FOLDER, Finetune, base_backbone
-from w2s.stages.models import Model, model_key
+from w2s.stages.models import Model, load_options, model_key
 from w2s.stages.tokens import INDEX_FILE, Tokens, read_tokens
 from w2s.types import SPLITS
 
@@ -73,7 +73,11 @@ class Features(Stage):
         table = read_tokens(context.path(self.tokens))
         source = self.source
         backbone = (
-            load_backbone(context.path(source) / WEIGHTS_FOLDER, device=context.device)
+            load_backbone(
+                context.path(source) / WEIGHTS_FOLDER,
+                device=context.device,
+                trust_remote_code=load_options(source.model)["trust_remote_code"],
+            )
             if isinstance(source, Finetune)
             else base_backbone(source, context)
         )

@@ -18,7 +18,7 @@ from w2s.losses.base import Loss
 from w2s.spec import OneOf
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.stages.data import Prompts
-from w2s.stages.models import Model, model_key, model_location, revision_of
+from w2s.stages.models import Model, load_options, model_key, model_location
 from w2s.stages.predictions import Targets, read_targets, write_predictions
 from w2s.stages.recorder import CheckpointRecorder, write_training
 from w2s.stages.tokens import Tokens, TokenTable, read_tokens
@@ -249,9 +249,8 @@ class Finetune(Stage):
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
-                location, revision = model_location(self.model, context), revision_of(self.model)
                 tokenizer = AutoTokenizer.from_pretrained(
-                    location, revision=revision or "main", trust_remote_code=False
+                    model_location(self.model, context), **load_options(self.model)
                 )
                 tokenizer.save_pretrained(context.output_dir / WEIGHTS_FOLDER)
 
@@ -276,7 +275,10 @@ class Finetune(Stage):
         device = "cpu" if sharded else context.device
         start = None if self.start is None else context.path(self.start)
         if start is not None and (start / WEIGHTS_FOLDER).exists():
-            backbone = load_backbone(start / WEIGHTS_FOLDER, device=device)
+            trusted = load_options(self.model)["trust_remote_code"]
+            backbone = load_backbone(
+                start / WEIGHTS_FOLDER, device=device, trust_remote_code=trusted
+            )
             head = read_head(start / WEIGHTS_FOLDER, device)
         else:
             base = base_backbone(self.model, context, device)
@@ -318,7 +320,7 @@ class Finetune(Stage):
             base,
             model_location(self.model, context),
             words[-1:] if options else words,
-            revision=revision_of(self.model),
+            **load_options(self.model),
         )
         return Head(rows_WD.to(base.device), options=num_classes if options else 0)
 
@@ -348,7 +350,7 @@ def base_backbone(
     key = f"{model_key(model)} on {device}"
     if key not in context.warm:
         location = model_location(model, context)
-        context.warm[key] = load_backbone(location, revision=revision_of(model), device=device)
+        context.warm[key] = load_backbone(location, device=device, **load_options(model))
     return context.warm[key]
 
 

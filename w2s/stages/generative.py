@@ -10,9 +10,9 @@ from w2s.stages.models import (
     MODEL_FOLDER,
     Model,
     ModelStage,
+    load_options,
     model_key,
     model_location,
-    revision_of,
 )
 from w2s.stages.tokens import Tokens, read_tokens
 from w2s.training.config import GenerativeConfig
@@ -52,6 +52,10 @@ class GenerativeFinetune(ModelStage):
         """That of the base model."""
         return self.model.size()
 
+    def runs_code(self) -> bool:
+        """As the base model."""
+        return load_options(self.model)["trust_remote_code"]
+
     def run(self, context: StageContext) -> None:
         """Write `model/`: weights, config and tokenizer.
 
@@ -67,8 +71,8 @@ class GenerativeFinetune(ModelStage):
         from w2s.training.sharding import full_state
 
         replicas = context.replicas or Replicas()
-        location, revision = model_location(self.model, context), revision_of(self.model)
-        model = load_language_model(location, revision)
+        location, options = model_location(self.model, context), load_options(self.model)
+        model = load_language_model(location, **options)
         table = read_tokens(context.path(self.tokens))
         texts = table.where(table.index["split"].isin(self.splits).to_numpy()).rows
         accelerate(model, context.acceleration)
@@ -90,7 +94,5 @@ class GenerativeFinetune(ModelStage):
         if replicas.rank == 0:
             folder = context.output_dir / MODEL_FOLDER
             model.save_pretrained(folder, state_dict=state)
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(location), revision=revision or "main", trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(location), **options)
             tokenizer.save_pretrained(folder)

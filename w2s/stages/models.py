@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import SerializeAsAny
 
 from w2s.models.remote import RemoteModel, require_local
-from w2s.models.source import PretrainedModel
+from w2s.models.source import LoadOptions, PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import Stage, StageContext
 
@@ -18,6 +18,10 @@ class ModelStage(Stage):
     def size(self) -> int:
         """Parameters without the embedding tables: the size on the axes of figures."""
         raise NotImplementedError
+
+    def runs_code(self) -> bool:
+        """Whether code that came with a model from outside may run when this one is loaded."""
+        return False
 
 
 Model = SerializeAsAny[ModelStage] | PretrainedModel | RemoteModel
@@ -41,6 +45,11 @@ def model_location(model: Model, context: StageContext) -> str | Path:
     return model.path
 
 
-def revision_of(model: Model) -> str | None:
-    """Revision of a hub id."""
-    return model.revision if isinstance(model, PretrainedModel) else None
+def load_options(model: Model) -> LoadOptions:
+    """How `from_pretrained` opens what is at `model_location`."""
+    if isinstance(model, PretrainedModel):
+        return model.load_options
+    return {
+        "revision": "main",
+        "trust_remote_code": isinstance(model, ModelStage) and model.runs_code(),
+    }

@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny
 
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
-from w2s.stages.models import Model, model_location, revision_of
+from w2s.stages.models import Model, load_options, model_location
 from w2s.stages.transcripts import PROMPT, read_transcripts, shortened
 from w2s.tasks.base import shape_of
 from w2s.types import SPLITS, Split
@@ -73,10 +73,9 @@ class Tokens(Stage):
         from w2s.models.classifier import longest_input
         from w2s.training.batching import tokenize
 
-        location = model_location(self.model, context)
-        where = {"revision": revision_of(self.model) or "main", "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(str(location), **where)
-        config = AutoConfig.from_pretrained(str(location), **where)
+        location, options = model_location(self.model, context), load_options(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(str(location), **options)
+        config = AutoConfig.from_pretrained(str(location), **options)
         limit = min(self.max_length, longest_input(config) or self.max_length)
 
         def count(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from w2s.errors import UserError
 from w2s.models.remote import RemoteModel
 from w2s.stages.base import StageContext
-from w2s.stages.models import Model, model_location, revision_of
+from w2s.stages.models import Model, load_options, model_location
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ def window_of(model: Model, context: StageContext) -> Window:
     from w2s.models.classifier import longest_input
 
     location = str(model_location(model, context))
-    where = {"revision": revision_of(model) or "main", "trust_remote_code": False}
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, **where))
-    config = AutoConfig.from_pretrained(location, **where)
+    options = load_options(model)
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, **options))
+    config = AutoConfig.from_pretrained(location, **options)
 
     def count(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])

@@ -156,7 +156,7 @@ def output_table(model: PreTrainedModel) -> torch.Tensor:
 def test_unembedding_rows_are_those_of_the_words(family: str, tmp_path: Path) -> None:
     model = save_language_model(family, tmp_path)
     table = output_table(model)
-    rows_WD = unembedding_rows(load_backbone(tmp_path), tmp_path, ["no", " yes"], revision=None)
+    rows_WD = unembedding_rows(load_backbone(tmp_path), tmp_path, ["no", " yes"])
     assert rows_WD.dtype == torch.float32
     torch.testing.assert_close(rows_WD, table[[3, 4]])
 
@@ -167,7 +167,7 @@ def test_tied_and_untied_tables_are_told_apart(tied: bool, tmp_path: Path) -> No
     words = model.get_parameter("model.embed_tokens.weight")
     outputs = output_table(model)
     assert torch.equal(words, outputs) == tied
-    found = unembedding_rows(load_backbone(tmp_path), tmp_path, [" yes", "no"], revision=None)
+    found = unembedding_rows(load_backbone(tmp_path), tmp_path, [" yes", "no"])
     torch.testing.assert_close(found, outputs[[4, 3]])
 
 
@@ -175,7 +175,7 @@ def test_a_word_of_several_tokens_is_refused_by_name(tmp_path: Path) -> None:
     save_language_model("llama", tmp_path)
     base = load_backbone(tmp_path)
     with pytest.raises(UserError, match=r"label word ' may' is not one token .* \['Ġ', 'm', 'a'"):
-        unembedding_rows(base, tmp_path, ["no", " may"], revision=None)
+        unembedding_rows(base, tmp_path, ["no", " may"])
 
 
 def test_a_backbone_without_an_unembedding_is_refused(tmp_path: Path) -> None:
@@ -183,4 +183,4 @@ def test_a_backbone_without_an_unembedding_is_refused(tmp_path: Path) -> None:
     load_backbone(tmp_path).save_pretrained(tmp_path)
     assert not json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"]
     with pytest.raises(UserError, match='found none; use head_init = "random" or "zero"'):
-        unembedding_rows(load_backbone(tmp_path), tmp_path, ["no"], revision=None)
+        unembedding_rows(load_backbone(tmp_path), tmp_path, ["no"])
