@@ -169,4 +169,8 @@ def read_evaluation(folder: Path) -> dict[str, dict[str, float]]:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The scored rows."""
-    return pd.read_parquet(folder / ROWS_FILE)
+    from pyarrow import parquet
+
+    # Small files by the thousand: handing each to a pool of threads takes longer than reading it.
+    table = parquet.ParquetFile(folder / ROWS_FILE).read(use_threads=False)
+    return table.to_pandas(use_threads=False)
