@@ -92,6 +92,7 @@ def connect(
             return Connection(None, folder if temp_dir is None else None)
         except Exception as error:  # Ray raises plain exceptions when its processes are slow
             ray.shutdown()
+            _end_leftovers(folder)
             if temp_dir is None:
                 shutil.rmtree(folder, ignore_errors=True)
             if attempt + 1 == START_ATTEMPTS:
@@ -260,6 +261,14 @@ def _start(folder: str, num_cpus: int | None) -> None:
             _temp_dir=folder,
             _node_ip_address="127.0.0.1",
         )
+
+
+def _end_leftovers(folder: str) -> None:
+    """End what a failed start has started, of which Ray itself knows nothing any more."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(folder in word for word in process.cmdline()):
+                process.kill()
 
 
 @cache

@@ -46,6 +46,23 @@ with cluster.connected() as connection:
     print(*ray.get(facts.remote()), connection.temp_dir, address)
 """
 
+AGAIN = """
+import psutil
+from ray._private.node import Node
+from sweeps import cluster
+
+start_raylet = Node.start_raylet
+
+def too_slow(node, *arguments, **named):
+    Node.start_raylet = start_raylet
+    raise Exception("the raylet took too long")
+
+Node.start_raylet = too_slow
+with cluster.connected():
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    print(names.count("gcs_server"), names.count("raylet"))
+"""
+
 LOSE = """
 import os, threading, time
 import psutil
@@ -114,6 +131,11 @@ def test_local_cluster_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None
     assert not os.path.exists(folder)
     with pytest.raises(ProcessLookupError):
         os.kill(int(worker), 0)
+
+
+@pytest.mark.ray
+def test_cluster_that_starts_at_the_second_time_has_nothing_of_the_first(tmp_path: Path) -> None:
+    assert output_of(AGAIN, tmp_path).split() == ["1", "1"]
 
 
 @pytest.mark.ray
