@@ -24,7 +24,7 @@ from sweeps.results import (
     TaskSummary,
     TrialResult,
 )
-from w2s import statistics
+from w2s.resamples import Resamples
 
 SIZES = {"xs": 14e6, "s": 70e6, "m": 160e6, "l": 410e6, "xl": 1e9}
 ACCURACY = {"xs": 0.62, "s": 0.68, "m": 0.75, "l": 0.82, "xl": 0.9}
@@ -47,7 +47,7 @@ def main() -> None:
     positive_N = rng.random(arguments.rows) < 0.5
     scores_KN = rng.normal(size=(3 * arguments.seeds, arguments.rows)) + positive_N
     started = time.process_time()
-    statistics.Resamples(arguments.rows, seed=0).auroc(scores_KN, positive_N)
+    Resamples(arguments.rows, seed=0).auroc(scores_KN, positive_N)
     auroc_s = time.process_time() - started
     figures = {
         "evaluations": len(set(results.rows["key"])),

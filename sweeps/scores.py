@@ -12,6 +12,7 @@ from sweeps.store import ArtifactStore
 from w2s import metrics, statistics
 from w2s.diversity import diversity
 from w2s.experiment import Roles
+from w2s.resamples import CEILING, NUM_RESAMPLES, TEACHING, Resamples, seed_weights
 from w2s.stages.checkpoints import CHOICES, read_compared, read_training
 from w2s.stages.ensemble import read_ensemble
 from w2s.stages.evaluate import Evaluate, read_evaluation, read_rows
@@ -83,7 +84,7 @@ class TrialScorer:
     def __init__(self, store: ArtifactStore) -> None:
         """Args: store: that has the evaluations."""
         self._store = store
-        self._resamples: dict[tuple[object, ...], statistics.Resamples] = {}
+        self._resamples: dict[tuple[object, ...], Resamples] = {}
         self._numbers: dict[tuple[str, ...], statistics.Resampled] = {}
         self._rows: dict[str, pd.DataFrame] = {}
 
@@ -95,7 +96,7 @@ class TrialScorer:
         """Floor, student and ceiling by accuracy (`pgr`) and, of two classes, by AUROC."""
         first = self._test(finished[0].floor)
         labels_N = first["label"].to_numpy()
-        found = {"pgr": self._compare(finished, "correct", statistics.NUM_RESAMPLES)}
+        found = {"pgr": self._compare(finished, "correct", NUM_RESAMPLES)}
         two_classes = "prob_1" in first.columns and "prob_2" not in first.columns
         if two_classes and len(np.unique(labels_N)) == 2:
             found["pgr_auroc"] = self._compare(finished, "prob_1", AUROC_RESAMPLES)
@@ -110,7 +111,7 @@ class TrialScorer:
             [roles.ceiling for roles in finished],
             column,
             num_resamples,
-            stream=statistics.CEILING,
+            stream=CEILING,
         )
         num_rows = len(self._test(finished[0].floor))
         return statistics.comparison(
@@ -122,14 +123,14 @@ class TrialScorer:
         stages: list[Evaluate],
         column: str,
         num_resamples: int,
-        stream: int = statistics.TEACHING,
+        stream: int = TEACHING,
     ) -> statistics.Resampled:
         name = (column, str(stream), *(stage.key for stage in stages))
         if name not in self._numbers:
             frames = [self._test(stage) for stage in stages]
             resamples = self._drawn(frames[0]["group"].to_numpy())
             scores_SN = np.stack([frame[column].to_numpy(float) for frame in frames])
-            weights_RS = statistics.seed_weights(
+            weights_RS = seed_weights(
                 len(scores_SN), stream=stream, seed=BOOTSTRAP_SEED, num_resamples=num_resamples
             )
             if column == "prob_1":
@@ -142,10 +143,10 @@ class TrialScorer:
             _remember(self._numbers, name, number, MAX_NUMBERS)
         return self._numbers[name]
 
-    def _drawn(self, groups_N: "np.ndarray[Any, Any]") -> statistics.Resamples:
+    def _drawn(self, groups_N: "np.ndarray[Any, Any]") -> Resamples:
         name = tuple(groups_N.tolist())
         if name not in self._resamples:
-            drawn = statistics.Resamples(len(groups_N), seed=BOOTSTRAP_SEED, groups=groups_N)
+            drawn = Resamples(len(groups_N), seed=BOOTSTRAP_SEED, groups=groups_N)
             _remember(self._resamples, name, drawn, MAX_RESAMPLES)
         return self._resamples[name]
 

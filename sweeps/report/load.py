@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sweeps.report.samples import Samples, Score, TestRows, test_rows
 from sweeps.results import Role, SeedKeys, SweepResults, TrialResult
 from w2s import statistics
+from w2s.resamples import CEILING, TEACHING
 from w2s.stages.checkpoints import CHOICES, Choice
 from w2s.statistics import Resampled
 
@@ -162,7 +163,7 @@ class Board:
 
     def role(self, cell: Cell, role: Role, measure: Measure = "accuracy") -> list[Resampled] | None:
         """A score of a role on each task; None if some task has no such score."""
-        stream = statistics.CEILING if role == "ceiling" else statistics.TEACHING
+        stream = CEILING if role == "ceiling" else TEACHING
         return self._numbers(cell, lambda keys: (measure, getattr(keys, role)), stream)
 
     def accuracy(self, cell: Cell, role: Role) -> list[Resampled]:
@@ -195,7 +196,7 @@ class Board:
 
     def at_level(self, cell: Cell, role: Role, level: int) -> list[Resampled]:
         """Accuracy of a role on rows of one difficulty, on those tasks that have such rows."""
-        stream = statistics.CEILING if role == "ceiling" else statistics.TEACHING
+        stream = CEILING if role == "ceiling" else TEACHING
         found = []
         for trial in cell.trials:
             share = ("level", trial.task, str(level))
@@ -219,7 +220,7 @@ class Board:
         self,
         cell: Cell,
         score: Callable[[SeedKeys], Score],
-        stream: int = statistics.TEACHING,
+        stream: int = TEACHING,
     ) -> list[Resampled] | None:
         """One score on each task, over the seeds that the cell has on all of them."""
         numbers = []

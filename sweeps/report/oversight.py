@@ -21,6 +21,7 @@ from sweeps.report.tables import Field, Table, difference_field, percent
 from sweeps.results import SweepResults, TrialResult
 from w2s import metrics, oversight, statistics
 from w2s.oversight import JudgeAgreement, Quartile, Rating
+from w2s.resamples import TEACHING, Resamples, seed_weights
 from w2s.statistics import Estimate, Resampled
 
 Floats = NDArray[np.floating]
@@ -82,9 +83,9 @@ class Judge:
         return values_L.reshape(self.num_replicates, self.num_rows)
 
     @cached_property
-    def _resamples(self) -> statistics.Resamples:
+    def _resamples(self) -> Resamples:
         groups = self.frame["group"].astype(str).to_numpy()[: self.num_rows]
-        return statistics.Resamples(self.num_rows, seed=BOOTSTRAP_SEED, groups=groups)
+        return Resamples(self.num_rows, seed=BOOTSTRAP_SEED, groups=groups)
 
     def mean(self, name: str) -> Resampled:
         """Mean of a column of `outcomes`, over the lines where it is a number."""
@@ -94,9 +95,7 @@ class Judge:
         return total if known_SN.all() else total / self._number(known_SN)
 
     def _number(self, values_SN: Floats) -> Resampled:
-        weights_RS = statistics.seed_weights(
-            len(values_SN), stream=statistics.TEACHING, seed=BOOTSTRAP_SEED
-        )
+        weights_RS = seed_weights(len(values_SN), stream=TEACHING, seed=BOOTSTRAP_SEED)
         return statistics.over_seeds(
             values_SN.mean(1), self._resamples.means(values_SN), weights_RS
         )

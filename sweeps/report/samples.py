@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sweeps.results import SeedKeys, TrialResult
 from w2s import metrics, statistics
 from w2s.errors import UserError
+from w2s.resamples import TEACHING, Resamples, seed_weights
 
 Floats = NDArray[np.floating]
 BOOTSTRAP_SEED = 0
@@ -117,9 +118,7 @@ class Samples:
         for index, members in enumerate(by_rows.values()):
             self._fill(index, members, difficulty)
 
-    def number(
-        self, scores: Iterable[Score], stream: int = statistics.TEACHING
-    ) -> statistics.Resampled:
+    def number(self, scores: Iterable[Score], stream: int = TEACHING) -> statistics.Resampled:
         """One number from the scores of several seeds.
 
         Args:
@@ -166,9 +165,7 @@ class Samples:
     ) -> None:
         """Score all evaluations of the same rows."""
         first = self._of(members[0][1].student)
-        resamples = statistics.Resamples(
-            len(first.row), seed=[BOOTSTRAP_SEED, index], groups=first.group
-        )
+        resamples = Resamples(len(first.row), seed=[BOOTSTRAP_SEED, index], groups=first.group)
         means: dict[Score, Floats] = {}
         ranked: dict[Score, Floats] = {}
         for trial, keys in members:
@@ -220,6 +217,4 @@ class Samples:
 
 @lru_cache
 def _seed_weights(num_seeds: int, stream: int, num_resamples: int) -> Floats:
-    return statistics.seed_weights(
-        num_seeds, stream=stream, seed=BOOTSTRAP_SEED, num_resamples=num_resamples
-    )
+    return seed_weights(num_seeds, stream=stream, seed=BOOTSTRAP_SEED, num_resamples=num_resamples)

@@ -7,9 +7,9 @@ import pytest
 
 from w2s import statistics
 from w2s.metrics import auroc
+from w2s.resamples import Ranking, Resamples, seed_weights
 from w2s.statistics import (
     Resampled,
-    Resamples,
     compare,
     constant,
     difference,
@@ -19,9 +19,7 @@ from w2s.statistics import (
     mean_over,
     median_over,
     over_seeds,
-    seed_weights,
     slope,
-    weighted_auroc,
 )
 
 
@@ -197,7 +195,7 @@ def test_weighted_auroc_equals_a_hand_worked_number() -> None:
     # Pairs won: (row 1, row 0) 1, (row 1, row 2) tie, (row 3, row 0) 1, (row 3, row 2) 1.
     alike, weighted = np.ones(4), np.array([2.0, 1.0, 1.0, 3.0])
     expected = [3.5 / 4, (2 * 1 + 0.5 * 1 + 3 * 2 + 3 * 1) / ((1 + 3) * (2 + 1))]
-    found = weighted_auroc(scores, positive, np.stack([alike, weighted], axis=1))
+    found = Ranking(scores, positive).auroc(np.stack([alike, weighted], axis=1))
     assert found == pytest.approx(expected)
 
 
@@ -210,12 +208,12 @@ def test_weights_of_auroc_are_rows_that_occur_that_often() -> None:
         auroc(np.repeat(scores, column), np.repeat(positive, column).astype(int))
         for column in weights.T
     ]
-    assert weighted_auroc(scores, positive, weights.astype(float)) == pytest.approx(expected)
+    assert Ranking(scores, positive).auroc(weights.astype(float)) == pytest.approx(expected)
 
 
 def test_auroc_without_a_class_in_a_resample_is_left_out_of_the_interval() -> None:
     weights = np.array([[1.0, 0.0], [1.0, 1.0]])
-    found = weighted_auroc(np.array([0.2, 0.9]), np.array([False, True]), weights)
+    found = Ranking(np.array([0.2, 0.9]), np.array([False, True])).auroc(weights)
     assert found[0] == 1
     assert math.isnan(found[1])
     assert Resampled(1.0, found, found[None]).estimate == statistics.Estimate(1.0, 1.0, 1.0)
