@@ -36,7 +36,9 @@ def test_every_field_changes_the_key(spec: BaseModel) -> None:
     assert len(set(keys.values())) == len(keys), f"fields that share a key: {keys}"
 
 
-def test_the_only_fields_without_identity_are_places_whose_content_has_a_fingerprint() -> None:
+def test_only_places_whose_content_has_a_fingerprint_and_trust_that_is_off_are_no_identity() -> (
+    None
+):
     found = {
         (type(spec).__name__, field)
         for spec in [
@@ -47,7 +49,8 @@ def test_the_only_fields_without_identity_are_places_whose_content_has_a_fingerp
         for field in set(type(spec).model_fields) - set(specs.identity_fields(spec))
     }
     tables = {type(spec).__name__ for spec in EVERY if isinstance(spec, DatasetTask)}
-    assert found == {(name, "path") for name in ("PretrainedModel", "TextSource", *tables)}
+    places = {(name, "path") for name in ("PretrainedModel", "TextSource", *tables)}
+    assert found == {*places, ("PretrainedModel", "trust_remote_code")}
 
 
 def test_a_model_folder_that_moved_is_the_same_model() -> None:
