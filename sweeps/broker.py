@@ -31,7 +31,7 @@ from sweeps.board import Board
 from sweeps.callers import Driver, Request
 from sweeps.claims import Claims
 from sweeps.client import NAMESPACE, DriverClient, Forgotten, broker_name
-from sweeps.cluster import free_gangs, node_resources
+from sweeps.cluster import free_gangs, node_resources, on_head
 from sweeps.events import BrokerSnapshot, StageEvent, StageRecord
 from sweeps.gang import GangPool, Order
 from sweeps.light_pool import LightPool
@@ -482,7 +482,11 @@ def start_broker(execution: Execution, broker: type[StageBroker] = StageBroker) 
     def create() -> Any:
         actor = cast(Any, ray).remote(num_cpus=0, max_restarts=-1, max_concurrency=10_000)
         named = actor(broker).options(
-            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            scheduling_strategy=on_head(),
         )
         return named.remote(name, store.root)
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import psutil
 import ray
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray._private import ray_constants, services, worker
 from ray._private.state import state
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.resources import worker_environment
 from w2s.errors import UserError
@@ -219,6 +221,16 @@ def node_resources() -> list[dict[str, float]]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def on_head() -> NodeAffinitySchedulingStrategy | None:
+    """Where actors go that should outlive the nodes that compute; None: the cluster has no head."""
+    heads = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and HEAD_NODE_RESOURCE_NAME in node["Resources"]
+    ]
+    return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
 
 
 def free_gangs(living: bool = False) -> int:
