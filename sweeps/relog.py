@@ -60,6 +60,7 @@ def entries(session: Session) -> Iterator[Entry]:
         yield FolderEntry(
             experiment=session.summary.name,
             sweep_key=session.summary.sweep_key,
+            sweep_started=session.summary.started,
             folder=str(source.absolute()),
             artifact_path=path,
         )

@@ -46,6 +46,8 @@ class RunEntry(Spec):
     """MLflow experiment: the sweep's name."""
     sweep_key: str
     """Sweep to which the run belongs."""
+    sweep_started: float = 0.0
+    """Unix time in seconds at which the sweep began; 0: not known."""
     identity: str
     """`sweep`, `trial:ID` or `stage:KEY:START`: unique within the sweep."""
     name: str
@@ -83,6 +85,8 @@ class FolderEntry(Spec):
     """MLflow experiment."""
     sweep_key: str
     """Sweep to which the run belongs."""
+    sweep_started: float = 0.0
+    """Unix time in seconds at which the sweep began; 0: not known."""
     folder: str
     """Local folder; everything in it is logged."""
     artifact_path: str
@@ -144,6 +148,7 @@ def sweep_entry(
     return RunEntry(
         experiment=summary.name,
         sweep_key=summary.sweep_key,
+        sweep_started=summary.started,
         identity="sweep",
         name=summary.name,
         status=status,
@@ -198,6 +203,7 @@ def trial_entry(
     return RunEntry(
         experiment=summary.name,
         sweep_key=summary.sweep_key,
+        sweep_started=summary.started,
         identity=f"trial:{trial.trial_id}",
         name=_trial_name(summary, trial),
         status=status,
@@ -250,6 +256,7 @@ def stage_entry(summary: SweepSummary, event: StageEvent) -> RunEntry | None:
         return RunEntry(
             experiment=summary.name,
             sweep_key=summary.sweep_key,
+            sweep_started=summary.started,
             identity=f"stage:{event.key}:{record.started:.3f}",
             name=event.name.replace("-", " "),
             started=record.started,
@@ -269,6 +276,7 @@ def stage_entry(summary: SweepSummary, event: StageEvent) -> RunEntry | None:
         return RunEntry(
             experiment=summary.name,
             sweep_key=summary.sweep_key,
+            sweep_started=summary.started,
             identity=f"stage:{event.key}:{event.time:.3f}",
             name=event.name.replace("-", " "),
             status="FAILED",

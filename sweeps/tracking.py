@@ -108,6 +108,7 @@ class Tracker:
             FolderEntry(
                 experiment=summary.name,
                 sweep_key=summary.sweep_key,
+                sweep_started=summary.started,
                 folder=str(folder.absolute()),
                 artifact_path=artifact_path,
             )

@@ -223,6 +223,7 @@ class Writer:
         if "sweep" not in known:
             run = self._client.create_run(
                 self._experiment(entry.experiment),
+                start_time=_milliseconds(entry.sweep_started) if entry.sweep_started else None,
                 tags={"w2s.sweep_key": entry.sweep_key, "w2s.identity": "sweep"},
                 run_name=entry.experiment,
             )
@@ -233,7 +234,8 @@ class Writer:
         from mlflow.entities import Metric, Param, RunTag
 
         # Times are not content: a trial that is answered from the store ends anew in every run.
-        content = digest(entry.model_copy(update={"started": 0.0, "finished": 0.0}))
+        timeless = {"sweep_started": 0.0, "started": 0.0, "finished": 0.0}
+        content = digest(entry.model_copy(update=timeless))
         tags = {_legal(name): _text(value, TAG_LENGTH) for name, value in entry.tags.items()}
         run = known.get(entry.identity)
         if run is None:

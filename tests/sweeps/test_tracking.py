@@ -280,6 +280,15 @@ def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_pa
         results_folder(uri, summary.name)
 
 
+def test_the_run_of_a_sweep_that_is_made_for_one_of_its_trials_began_with_the_sweep(
+    uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
+):
+    with Tracker(uri, tmp_path / "journal") as tracker:
+        tracker.log(trial_entry(summary, trial, started=5.0, finished=6.0))
+        tracker.log(sweep_entry(summary, status="FINISHED"))
+    assert runs_of(uri, summary)[1]["sweep"].info.start_time == round(summary.started * 1000)
+
+
 def test_numbers_that_are_not_finite_are_left_out():
     entry = RunEntry(
         experiment="e",
