@@ -45,12 +45,11 @@ def test_two_drivers_run_each_shared_stage_once_and_the_last_takes_the_broker_al
         wait_for(lambda: not cluster.processes("ray::StageBroker"), "the end of the broker")
         wait_for(lambda: not cluster.processes("ray::RayTrainWorker"), "the end of the gangs")
         trained = Counter(cluster.logged(r"key=([0-9a-f]{16}) running in gang"))
-    assert set(trained.values()) == {1}
-    assert len(trained) == sum("tune" in name or "train-" in name for name in names().values())
+    wanted = (key for key, name in names().items() if name.startswith(("pretrain", "finetune")))
+    assert trained == Counter(wanted)
     same_results(store, undisturbed)
 
 
-@unproven
 def test_sweep_completes_when_a_worker_node_dies_in_the_middle_of_a_stage(
     tmp_path: Path, undisturbed: Path
 ) -> None:
@@ -65,5 +64,6 @@ def test_sweep_completes_when_a_worker_node_dies_in_the_middle_of_a_stage(
             cluster.kill_node(busy)
             assert run.finish() == 0, run.printed
             assert "Traceback" not in run.printed
+            assert "broker died" not in run.printed, "it sits on the head"
     rerun_only(before, starts(store))
     same_results(store, undisturbed)

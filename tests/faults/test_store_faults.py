@@ -106,7 +106,6 @@ def test_sweep_over_s3_outlives_its_driver_and_equals_one_in_a_folder(
     same_results(tmp_path / "taken", undisturbed)
 
 
-@unproven
 def test_two_clusters_on_one_store_make_each_stage_once_between_them(
     tmp_path: Path, undisturbed: Path
 ) -> None:

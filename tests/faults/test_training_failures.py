@@ -18,7 +18,6 @@ from tests.faults.sweeping import (
     same_results,
     starts,
     store_of,
-    unproven,
     wait_for,
 )
 
@@ -70,7 +69,6 @@ def steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
-@unproven
 def test_killed_worker_and_killed_controller_cost_no_step(
     undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -93,7 +91,6 @@ def test_killed_worker_and_killed_controller_cost_no_step(
     assert list(store.glob(".partial/*/*/manifest.json")) == []
 
 
-@unproven
 def test_training_that_takes_too_long_fails_and_goes_on_in_the_next_run(
     undisturbed: Path, tmp_path: Path
 ) -> None:
