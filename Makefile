@@ -1,10 +1,11 @@
 # make demo       set-up from nothing, then the main job on the embedded default
 # make test       set-up from nothing, then checks and tests
 # make test-slow  the tests that take longer than half a minute each
+# make test-faults  the tests of faults that run whole sweeps several times too
 # make check      lint, format, types, import directions
 # make fix        what check can put right by itself
 
-.PHONY: demo test test-slow check fix setup
+.PHONY: demo test test-slow test-faults check fix setup
 
 BIN := .venv/bin
 
@@ -28,6 +29,10 @@ test: check
 test-slow: setup
 	@tools/postgresql.sh
 	$(BIN)/python -m pytest -m slow
+
+test-faults: setup
+	@tools/postgresql.sh
+	W2S_LONG_FAULTS=1 $(BIN)/python -m pytest tests/faults
 
 check: setup
 	$(BIN)/ruff check

@@ -224,7 +224,7 @@ class Writer:
             run = self._client.create_run(
                 self._experiment(entry.experiment),
                 start_time=_milliseconds(entry.sweep_started) if entry.sweep_started else None,
-                tags={"w2s.sweep_key": entry.sweep_key, "w2s.identity": "sweep"},
+                tags=_own_tags(entry, "sweep"),
                 run_name=entry.experiment,
             )
             known["sweep"] = _logged(run)
@@ -269,12 +269,7 @@ class Writer:
         run.status = entry.status
 
     def _new_run(self, entry: RunEntry, tags: dict[str, str], known: dict[str, _Logged]) -> _Logged:
-        own = {
-            "w2s.sweep_key": entry.sweep_key,
-            "w2s.identity": entry.identity,
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": os.environ.get("USER", ""),
-        }
+        own = _own_tags(entry, entry.identity)
         if entry.identity != "sweep":
             own["mlflow.parentRunId"] = self._parent(entry, known).run_id
         run = self._client.create_run(
@@ -329,6 +324,16 @@ def _logged(run: "Run") -> _Logged:
         set(run.data.params),
         {item.dataset.name for item in inputs},
     )
+
+
+def _own_tags(entry: Entry, identity: str) -> dict[str, str]:
+    """Tags of a run that no entry names."""
+    return {
+        "w2s.sweep_key": entry.sweep_key,
+        "w2s.identity": identity,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": os.environ.get("USER", ""),
+    }
 
 
 def _legal(name: str) -> str:

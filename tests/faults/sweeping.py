@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -33,12 +33,11 @@ PATIENCE_S = 600.0
 """Bounds every wait; measures nothing."""
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 """For all who join a `Cluster`: whether Ray asks for its token depends on the user's home else."""
-UNPROVEN = "W2S_UNPROVEN"
-unproven = pytest.mark.skipif(
-    UNPROVEN not in os.environ,
-    reason=f"has not been seen to pass on a quiet machine yet; {UNPROVEN}=1 runs it",
+LONG_FAULTS = "W2S_LONG_FAULTS"
+long_fault = pytest.mark.skipif(
+    LONG_FAULTS not in os.environ, reason="takes minutes: `make test-faults` runs it"
 )
-"""Marks a test of a fault whose outcome nobody knows: it neither counts nor is forgotten."""
+"""Marks a test that runs a whole sweep several times, so that CI stays within an hour."""
 RECORDS = ("stage.json", "metrics.jsonl", "manifest.json")
 """Files of an artifact that say when and where it was made, and so differ between two runs."""
 
@@ -218,7 +217,7 @@ class Cluster:
 
     def logged(self, pattern: str) -> list[str]:
         """First group of every match in what the processes of the cluster wrote to stderr."""
-        logs = self.folder.glob("session_*/logs/worker-*.err")
+        logs = self.folder.glob("session_latest/logs/worker-*.err")
         return [found for log in logs for found in re.findall(pattern, log.read_text())]
 
     def _start(self, *arguments: str, num_cpus: int) -> None:
@@ -310,16 +309,20 @@ def starts(store: Path) -> dict[str, float]:
     }
 
 
-def running(store: Path, name: str) -> bool:
+def workspaces(store: Path) -> set[str]:
+    """Names of the folders in which workers write artifacts, or did when they were killed."""
+    work = store / ".tmp"
+    return {folder.name for folder in work.iterdir() if folder.is_dir()} if work.exists() else set()
+
+
+def running(store: Path, name: str, left: Collection[str] = ()) -> bool:
     """Whether a worker writes an artifact now whose readable name contains `name`.
 
-    Known from its workspace: `tiny.toml` has to be planned for the key.
+    Known from its workspace: `tiny.toml` has to be planned for the key. `left` are workspaces of
+    workers that were killed.
     """
     keys = {key for key, stage in names().items() if name in stage}
-    work = store / ".tmp"
-    return work.exists() and any(
-        folder.name.partition("-")[0] in keys for folder in work.iterdir() if folder.is_dir()
-    )
+    return any(found.partition("-")[0] in keys for found in workspaces(store) - set(left))
 
 
 @cache

@@ -9,13 +9,14 @@ import pytest
 from tests.faults.sweeping import (
     PATIENCE_S,
     Run,
+    long_fault,
     names,
     rerun_only,
     running,
     same_results,
     starts,
     store_of,
-    unproven,
+    workspaces,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -29,7 +30,8 @@ def counts(printed: str) -> tuple[int, int]:
 
 
 def wait_until_running(run: Run, folder: Path, name: str) -> None:
-    run.wait_for(lambda: running(store_of(folder), name), f"a run of {name}")
+    left = workspaces(store_of(folder))
+    run.wait_for(lambda: running(store_of(folder), name, left), f"a run of {name}")
 
 
 def test_sweep_outlives_its_broker_and_its_trial(tmp_path: Path, undisturbed: Path) -> None:
@@ -52,7 +54,7 @@ def test_sweep_outlives_its_broker_and_its_trial(tmp_path: Path, undisturbed: Pa
     same_results(store_of(tmp_path), undisturbed)
 
 
-@unproven
+@long_fault
 def test_killed_driver_and_killed_head_leave_nothing_running_and_the_next_run_goes_on(
     tmp_path: Path, undisturbed: Path
 ) -> None:

@@ -16,7 +16,7 @@ from sweeps.runs import RunEntry
 from sweeps.tracking import Tracker
 from tests.faults import many_writers
 from tests.faults.mlflow_servers import Server, held, postgresql, proxy
-from tests.faults.sweeping import ROOT, TINY, Run, unproven, wait_for
+from tests.faults.sweeping import ROOT, TINY, Run, long_fault, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def _many_at_once(uri: str, folder: Path, undisturbed: dict[str, Any]) -> None:
         assert _plain(held(uri, f"sweep-{sweep}")) == undisturbed
 
 
-@unproven
+@long_fault
 @pytest.mark.ray
 def test_a_sweep_without_its_server_runs_to_its_end_and_is_whole_after_sync(
     server: Server, tmp_path: Path

@@ -94,7 +94,6 @@ def some_more(log: Path) -> None:
     wait_for(lambda: len(lines(log)) > start + 10, "more debates")
 
 
-@sweeping.unproven
 def test_debates_go_on_after_replica_engine_and_host_were_killed(
     client: DriverClient, store: ArtifactStore, models: list[PretrainedModel], tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from tests.faults.sweeping import (
     same_results,
     starts,
     store_of,
-    unproven,
     wait_for,
 )
 
@@ -32,7 +31,6 @@ def join(cluster: Cluster, folder: Path, store: Path, name: str) -> Run:
     return Run(folder, *arguments, environment=NO_TOKEN)
 
 
-@unproven
 def test_two_drivers_run_each_shared_stage_once_and_the_last_takes_the_broker_along(
     tmp_path: Path, undisturbed: Path
 ) -> None:

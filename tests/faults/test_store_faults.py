@@ -13,11 +13,11 @@ from tests.faults.sweeping import (
     TINY,
     Run,
     artifacts,
+    long_fault,
     names,
     same_results,
     starts,
     store_of,
-    unproven,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -73,7 +73,7 @@ def test_every_damage_on_the_way_to_a_result_is_found_and_only_that_is_made_agai
     assert len(broken) == 5
 
 
-@unproven
+@long_fault
 def test_sweep_over_s3_outlives_its_driver_and_equals_one_in_a_folder(
     tmp_path: Path, undisturbed: Path, s3: str
 ) -> None:
@@ -106,6 +106,7 @@ def test_sweep_over_s3_outlives_its_driver_and_equals_one_in_a_folder(
     same_results(tmp_path / "taken", undisturbed)
 
 
+@long_fault
 def test_two_clusters_on_one_store_make_each_stage_once_between_them(
     tmp_path: Path, undisturbed: Path
 ) -> None:

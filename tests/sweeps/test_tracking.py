@@ -280,13 +280,20 @@ def test_a_sweep_without_results_says_so(uri: str, summary: SweepSummary, tmp_pa
         results_folder(uri, summary.name)
 
 
-def test_the_run_of_a_sweep_that_is_made_for_one_of_its_trials_began_with_the_sweep(
+def test_the_run_of_a_sweep_is_the_same_whichever_of_its_runs_is_written_first(
     uri: str, summary: SweepSummary, trial: TrialResult, tmp_path: Path
 ):
-    with Tracker(uri, tmp_path / "journal") as tracker:
-        tracker.log(trial_entry(summary, trial, started=5.0, finished=6.0))
-        tracker.log(sweep_entry(summary, status="FINISHED"))
-    assert runs_of(uri, summary)[1]["sweep"].info.start_time == round(summary.started * 1000)
+    found = []
+    for name in ("first", "last"):
+        of = summary.model_copy(update={"name": f"{summary.name}-{name}", "sweep_key": name})
+        entries = [sweep_entry(of), trial_entry(of, trial, started=5.0, finished=6.0)]
+        with Tracker(uri, tmp_path / name) as tracker:
+            for entry in entries if name == "first" else reversed(entries):
+                tracker.log(entry)
+        run = runs_of(uri, of)[1]["sweep"]
+        found.append((run.info.start_time, run.data.tags.keys(), run.data.params))
+        assert run.info.start_time == round(summary.started * 1000)
+    assert found[0][1:] == found[1][1:]
 
 
 def test_numbers_that_are_not_finite_are_left_out():
