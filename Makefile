@@ -1,7 +1,7 @@
 # make demo       set-up from nothing, then the main job on the embedded default
 # make test       set-up from nothing, then checks and tests
 # make test-slow  the tests that take longer than half a minute each
-# make test-faults  the tests of faults that run whole sweeps several times too
+# make test-faults  every test of faults, those of several minutes too
 # make check      lint, format, types, import directions
 # make fix        what check can put right by itself
 

@@ -37,7 +37,7 @@ LONG_FAULTS = "W2S_LONG_FAULTS"
 long_fault = pytest.mark.skipif(
     LONG_FAULTS not in os.environ, reason="takes minutes: `make test-faults` runs it"
 )
-"""Marks a test that runs a whole sweep several times, so that CI stays within an hour."""
+"""Marks a test of several minutes, so that CI stays within an hour."""
 RECORDS = ("stage.json", "metrics.jsonl", "manifest.json")
 """Files of an artifact that say when and where it was made, and so differ between two runs."""
 

@@ -34,6 +34,7 @@ def wait_until_running(run: Run, folder: Path, name: str) -> None:
     run.wait_for(lambda: running(store_of(folder), name, left), f"a run of {name}")
 
 
+@long_fault
 def test_sweep_outlives_its_broker_and_its_trial(tmp_path: Path, undisturbed: Path) -> None:
     with Run(tmp_path) as run:
         wait_until_running(run, tmp_path, "pretrain-64x2")

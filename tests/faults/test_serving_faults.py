@@ -94,6 +94,7 @@ def some_more(log: Path) -> None:
     wait_for(lambda: len(lines(log)) > start + 10, "more debates")
 
 
+@sweeping.long_fault
 def test_debates_go_on_after_replica_engine_and_host_were_killed(
     client: DriverClient, store: ArtifactStore, models: list[PretrainedModel], tmp_path: Path
 ) -> None:
