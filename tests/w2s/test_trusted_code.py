@@ -95,13 +95,17 @@ def test_trust_is_in_a_key_only_where_there_is_some(known: PretrainedModel) -> N
     assert digest(trusting) != digest(known)
 
 
-def test_code_of_another_repository_is_refused(model: PretrainedModel) -> None:
-    path = Path(model.path) / "config.json"
-    config = json.loads(path.read_text())
-    config["auto_map"]["AutoModel"] = "somebody/else--own.OwnModel"
-    path.write_text(json.dumps(config))
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_of_another_repository_is_refused_before_any_runs(
+    model: PretrainedModel, ran: Path, name: str
+) -> None:
+    path = Path(model.path) / name
+    table = json.loads(path.read_text())
+    table["auto_map"] = {**table.get("auto_map", {}), "AutoOther": "somebody/else--own.Other"}
+    path.write_text(json.dumps(table))
     with pytest.raises(UserError, match=r"another repository \(somebody/else\)"):
-        num_parameters(model.path, **model.load_options)
+        resolve(PretrainedModel(path=model.path, trust_remote_code=True))
+    assert not ran.exists()
 
 
 def test_stages_that_read_what_a_trusted_model_became_trust_it_too(

@@ -118,6 +118,7 @@ def resolve(source: PretrainedModel) -> PretrainedModel:
                 f"found {source.revision!r}"
             )
         found = fingerprint(folder, trust_remote_code=source.trust_remote_code)
+        _require_own_code(source)
         return source.model_copy(update={"path": str(folder), "fingerprint": found})
     if folder.exists() or not HUB_ID.fullmatch(source.path):
         found = "a file" if folder.exists() else "nothing there"
@@ -125,7 +126,9 @@ def resolve(source: PretrainedModel) -> PretrainedModel:
             f"model {source.path!r}: found {found}; give a folder with config.json, *.safetensors "
             "and a tokenizer, or a hub id such as EleutherAI/pythia-70m"
         )
-    return _resolve_hub(source)
+    pinned = _resolve_hub(source)
+    _require_own_code(pinned)
+    return pinned
 
 
 def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
@@ -171,7 +174,6 @@ def num_parameters(
         config = AutoConfig.from_pretrained(
             location, revision=revision, trust_remote_code=trust_remote_code
         )
-        _require_own_code(location, config)
         own = trust_remote_code and "AutoModel" in (getattr(config, "auto_map", None) or {})
         pinned = {"code_revision": revision} if own else {}
         with torch.device("meta"):
@@ -340,15 +342,26 @@ def _check_config(folder: Path, names: list[str]) -> None:
         )
 
 
-def _require_own_code(location: str, config: "PretrainedConfig") -> None:
-    """Refuse code of another repository: no commit or fingerprint pins it."""
-    named = getattr(config, "auto_map", None) or {}
-    references = [each for value in named.values() for each in _references(value)]
-    outside = {each.partition("--")[0] for each in references if "--" in each} - {location}
+def _require_own_code(source: PretrainedModel) -> None:
+    """Refuse, before any of it runs, code of another repository: nothing pins that."""
+    if not source.trust_remote_code:
+        return
+    from transformers import PretrainedConfig
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    revision = source.load_options["revision"]
+    tables = (
+        PretrainedConfig.get_config_dict(source.path, revision=revision)[0],
+        get_tokenizer_config(source.path, revision=revision),
+    )
+    named = [value for table in tables for value in (table.get("auto_map") or {}).values()]
+    references = [each for value in named for each in _references(value)]
+    outside = {each.partition("--")[0] for each in references if "--" in each} - {source.path}
     if outside:
         raise UserError(
-            f"model {location!r} runs code of another repository ({', '.join(sorted(outside))}), "
-            "which nothing pins; copy that code beside the model, and name it in its config"
+            f"model {source.path!r} runs code of another repository "
+            f"({', '.join(sorted(outside))}), which nothing pins; copy that code beside the model, "
+            "and name it in its config"
         )
 
 
