@@ -486,7 +486,7 @@ def start_broker(execution: Execution, broker: type[StageBroker] = StageBroker) 
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
-            scheduling_strategy=on_head(),
+            resources=on_head(),
         )
         return named.remote(name, store.root)
 

@@ -25,7 +25,6 @@ from ray._private import ray_constants, services, worker
 from ray._private.state import state
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.resources import worker_environment
 from w2s.errors import UserError
@@ -43,6 +42,8 @@ START_ATTEMPTS = 2
 """Ray gives its processes 30 s to start; the second time, their files are in memory."""
 OBJECT_STORE_BYTES = 500 * 2**20
 """Size of the object store of a local cluster: artifacts travel through the artifact store."""
+HEAD_SHARE = 0.001
+"""Share of the head, which is one, that an actor asks for to be put there."""
 
 NOISE = (
     "worker processes have been started",  # light trials and actors are many on purpose
@@ -223,14 +224,14 @@ def node_resources() -> list[dict[str, float]]:
     ]
 
 
-def on_head() -> NodeAffinitySchedulingStrategy | None:
-    """Where actors go that should outlive the nodes that compute; None: the cluster has no head."""
-    heads = [
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"] and HEAD_NODE_RESOURCE_NAME in node["Resources"]
-    ]
-    return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+def on_head() -> dict[str, float]:
+    """Resources to ask for so that an actor runs on the head, which outlives what computes.
+
+    An actor that asks for nothing goes to any node at random, with a soft node affinity too. Empty
+    where the cluster has no head that could be asked for.
+    """
+    has_head = any(HEAD_NODE_RESOURCE_NAME in resources for resources in node_resources())
+    return {HEAD_NODE_RESOURCE_NAME: HEAD_SHARE} if has_head else {}
 
 
 def free_gangs(living: bool = False) -> int:

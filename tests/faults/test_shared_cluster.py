@@ -1,5 +1,9 @@
 """Sweeps that join a cluster which is there: two at once, and one whose worker node dies."""
 
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import pytest
 
 from tests.faults.sweeping import (
     NO_TOKEN,
+    ROOT,
     TINY,
     Cluster,
     Run,
@@ -46,6 +51,38 @@ def test_two_drivers_run_each_shared_stage_once_and_the_last_takes_the_broker_al
     wanted = (key for key, name in names().items() if name.startswith(("pretrain", "finetune")))
     assert trained == Counter(wanted)
     same_results(store, undisturbed)
+
+
+WHERE = """
+import ray
+from sweeps.cluster import connect, on_head
+
+class Actor:
+    def node(self):
+        return ray.get_runtime_context().get_node_id()
+
+connect({address!r})
+actors = [ray.remote(num_cpus=0)(Actor).options(resources=on_head()).remote() for _ in range(8)]
+for node in ray.get([actor.node.remote() for actor in actors]):
+    print("on", node)
+print("head", *(n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU", 0) == 0))
+"""
+
+
+def test_actors_that_belong_on_the_head_are_put_there() -> None:
+    with Cluster(num_cpus=0) as cluster:
+        cluster.add_node()
+        cluster.add_node()
+        script = WHERE.format(address=cluster.address)
+        printed = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **NO_TOKEN, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    (head,) = re.findall(r"^head (\w+)$", printed, re.M)
+    assert re.findall(r"^on (\w+)$", printed, re.M) == [head] * 8
 
 
 def test_sweep_completes_when_a_worker_node_dies_in_the_middle_of_a_stage(
