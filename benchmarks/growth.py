@@ -97,9 +97,9 @@ class SimulatedBroker(StageBroker):
 
     def __init__(self, name: str, store: str) -> None:
         """See `StageBroker`."""
-        from sweeps import gang
+        from w2s.training import distributed
 
-        gang.run_gang = run_simulated
+        distributed.run_gang = run_simulated
         super().__init__(name, store)
 
     async def next_stage(

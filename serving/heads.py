@@ -86,6 +86,12 @@ def token_ids(
     return [row or [filler_id(tokenizer)] for row in encoded]
 
 
+def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """What fills the places that a mask hides."""
+    pad_id = tokenizer.pad_token_id
+    return pad_id if isinstance(pad_id, int) else filler_id(tokenizer)
+
+
 def filler_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """A special token that stands for a text without any."""
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0]

@@ -37,7 +37,7 @@ from sweeps.results import (
     TrialResult,
 )
 from sweeps.store import ArtifactStore
-from w2s.models.source import PretrainedModel, num_parameters
+from w2s.models.source import PretrainedModel
 from w2s.spec import digest
 from w2s.stages.base import closure
 from w2s.stages.checkpoints import read_compared
@@ -100,10 +100,8 @@ def summarise(
 
 def _rung(name: str, model: Model) -> RungSummary:
     if isinstance(model, PretrainedModel):
-        count = num_parameters(model.path, **model.load_options)
-        return RungSummary(
-            name=name, num_parameters=count.total, num_non_embedding=count.non_embedding
-        )
+        total, non_embedding = model.count.total, model.count.non_embedding
+        return RungSummary(name=name, num_parameters=total, num_non_embedding=non_embedding)
     assert isinstance(model, Pretrain)  # The only stage that a rung can be.
     vocabulary = len(model.corpus.tokenizer())
     total = model.architecture.num_parameters(vocabulary)

@@ -453,7 +453,8 @@ class Runtime(Spec):
     address: str | None = None
     """Ray cluster to join; None: `RAY_ADDRESS`, or a local one is started."""
     max_concurrent_trials: int | None = Field(default=None, ge=1)
-    """Trials at the same time; None: twice the gangs that fit, at most 16."""
+    """Trials at the same time; None: as many as gangs fit, twice that with a search or a scheduler,
+    2 to 16."""
     report_dir: str = "reports"
     """Folder in which `w2s report` writes."""
     report_transcripts: int = Field(default=200, ge=0)

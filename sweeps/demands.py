@@ -17,7 +17,7 @@ from sweeps.plan import Plan, Planner
 from sweeps.simulate import Job
 from w2s.errors import UserError
 from w2s.models.remote import RemoteModel
-from w2s.models.source import PretrainedModel, num_parameters
+from w2s.models.source import PretrainedModel
 from w2s.spec import Spec, describe
 from w2s.stages.base import Requests, Stage
 from w2s.stages.features import Features
@@ -216,7 +216,7 @@ def _size(name: str, model: Model) -> float:
         return float(model.architecture.num_parameters(len(model.corpus.tokenizer())))
     assert isinstance(model, PretrainedModel)
     if Path(model.path).expanduser().is_dir():
-        return float(num_parameters(model.path, **model.load_options).total)
+        return float(model.count.total)
     found = SIZE_IN_NAME.findall(Path(model.path).name)
     if not found:
         raise UserError(

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,6 @@ class Session:
         self.local_dir = self.store.local_dir
         self.studies = studies_dir(self.store)
         self.completions = cache_folder(runtime, self.store)
-        self.summary = summarise(self.planner, command=command, started=self.started)
         self.begin()
 
     def begin(self) -> None:
@@ -140,6 +140,17 @@ class Session:
     def journals(self) -> Path:
         """Folder of what is not yet in MLflow, beside the studies."""
         return self.local_dir / TRACKING_FOLDER / self.sweep.name
+
+    def log_start(self, tracker: Tracker) -> None:
+        """Sum the sweep up and tell MLflow that it runs."""
+        self.summary = summarise(self.planner, command=self.command, started=self.started)
+        tracker.log(sweep_entry(self.summary, fingerprints=self.fingerprints))
+
+    def log_killed(self, tracker: Tracker) -> None:
+        """Tell MLflow that the sweep was ended from outside; what is not written soon waits."""
+        ended = self.summary.model_copy(update={"finished": time.time()})
+        tracker.log(sweep_entry(ended, fingerprints=self.fingerprints, status="KILLED"))
+        tracker.close(timeout_s=INTERRUPTED_LOG_S)
 
     def trial_entry(self, trial: str) -> RunEntry:
         """The run of a trial that ended; reads its scores from the store."""
@@ -309,7 +320,7 @@ def _replay(session: Session, points: list[Point]) -> Outcome:
         flush=True,
     )
     with _tracked(session) as tracker:
-        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+        session.log_start(tracker)
         for point in points:
             tracker.log(session.trial_entry(point.id))
         return session.finish(tracker)
@@ -328,18 +339,18 @@ def _tracked(session: Session) -> Iterator[Tracker]:
 
 def _run(session: Session, address: str | None, plain: bool) -> Outcome:
     remote = checked_backends(session.planner, session.completions)
-    with _tracked(session) as tracker:
-        tracker.log(sweep_entry(session.summary, fingerprints=session.fingerprints))
+    with _tracked(session) as tracker, ThreadPoolExecutor(1) as beside:
+        # Counting the weights of models takes seconds of imports, a cluster seconds to start.
+        started = beside.submit(session.log_start, tracker)
         try:
             with cluster.connected(address or session.runtime.address) as connection:
+                started.result()
                 end = partial(_end, session, tracker, connection)
                 with cluster.watched(connection, end):
                     _execute(session, tracker, plain, remote)
         except KeyboardInterrupt:
-            ended = session.summary.model_copy(update={"finished": time.time()})
-            tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
-            # What is not written now is in the journal.
-            tracker.close(timeout_s=INTERRUPTED_LOG_S)
+            started.result()
+            session.log_killed(tracker)
             raise
         return session.finish(tracker)
 
@@ -354,9 +365,7 @@ def _end(session: Session, tracker: Tracker, connection: cluster.Connection, los
         flush=True,
     )
     with contextlib.suppress(Exception):
-        ended = session.summary.model_copy(update={"finished": time.time()})
-        tracker.log(sweep_entry(ended, fingerprints=session.fingerprints, status="KILLED"))
-        tracker.close(timeout_s=INTERRUPTED_LOG_S)
+        session.log_killed(tracker)
     with contextlib.suppress(Exception):
         cluster.abandon(connection)
     os._exit(1)
@@ -377,8 +386,10 @@ def _execute(
                 lambda point: _configure(session, broker, point),
             )
             prefetched = _prefetch(session, searcher, broker)
-            gangs = slots(how.shape, nodes)
-            concurrent = session.runtime.max_concurrent_trials or min(16, max(2, 2 * gangs))
+            # Where everything is asked for, trials tell what has ended, and do not push.
+            pushing = 1 if prefetched is not None else 2
+            usual = min(16, max(2, pushing * slots(how.shape, nodes)))
+            concurrent = session.runtime.max_concurrent_trials or usual
             run_trials(session.sweep, searcher, session.book, broker, concurrent)
             if prefetched is not None:
                 broker.release(prefetched)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ray
 
@@ -39,7 +39,9 @@ from sweeps.resources import (
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, run_stage
 from w2s.stages.base import Stage
-from w2s.training.distributed import Member, found_no_room, run_gang
+
+if TYPE_CHECKING:
+    from w2s.training.distributed import Member
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Order(NamedTuple):
     stage: Stage | None = None
 
 
-def serve_stages(member: Member, broker: Any, gang: int, execution: Execution) -> None:
+def serve_stages(member: "Member", broker: Any, gang: int, execution: Execution) -> None:
     """The loop of one worker: run what the broker orders until it says stop.
 
     Raises:
@@ -454,8 +456,11 @@ class GangPool:
         future = asyncio.get_running_loop().run_in_executor(self._threads, self._run, work, shape)
         future.add_done_callback(lambda done: self._ended(gang, done.exception()))
 
-    def _run(self, work: Callable[[Member], None], shape: GangShape) -> None:
+    def _run(self, work: "Callable[[Member], None]", shape: GangShape) -> None:
         """A gang from its start to its end, in a thread of its own."""
+        # Seconds of imports, while the broker answers and starts others.
+        from w2s.training.distributed import run_gang
+
         with self._store.scratch("gang") as folder:
             run_gang(
                 work,
@@ -472,6 +477,8 @@ class GangPool:
         gang.wake()
 
     def _ended(self, gang: Gang, error: BaseException | None) -> None:
+        from w2s.training.distributed import found_no_room
+
         del self.gangs[gang.id]
         self._stop(gang)  # answers calls of workers that are no more
         if error is None:

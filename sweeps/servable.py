@@ -88,7 +88,8 @@ def _teacher(
     """A finetuned classifier."""
     from transformers import AutoConfig
 
-    from w2s.models.classifier import is_causal, longest_input
+    from w2s.models.classifier import is_causal
+    from w2s.models.tokenizer import longest_input
 
     if not stage.save_weights:
         raise UserError(f"{stage.name} ({stage.key}) keeps no weights, so it cannot be served")

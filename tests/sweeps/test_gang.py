@@ -23,6 +23,7 @@ from sweeps.store import ArtifactStore
 from sweeps.worker import Outcome
 from sweeps.worker import failed as outcome_of
 from tests.toys import Sum
+from w2s.training import distributed
 
 NODES = [{"CPU": 2.0}]
 
@@ -97,7 +98,7 @@ def bench(
 
     async def main() -> None:
         bench = Bench(Execution(store=store, shape=shape, **options))  # pyright: ignore
-        monkeypatch.setattr(gang, "run_gang", bench.run_gang)
+        monkeypatch.setattr(distributed, "run_gang", bench.run_gang)
         try:
             await asyncio.wait_for(script(bench), 10)
         finally:

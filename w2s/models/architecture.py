@@ -9,6 +9,8 @@ from w2s.spec import Spec
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+MODEL_TYPE = "llama"
+"""What transformers calls the model that is built."""
 VOCABULARY_MULTIPLE = 64
 """Embedding tables are padded to a multiple of this many rows."""
 

@@ -33,8 +33,6 @@ from w2s.models.adapters import save_adapters
 from w2s.models.read_token import ReadToken
 
 HEAD_STD = 0.02
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
-"""Model types whose first token is not at position 0."""
 
 
 class Head(NamedTuple):
@@ -180,17 +178,6 @@ def is_causal(config: PretrainedConfig) -> bool:
         and kind != "xlnet"
         and not getattr(config, "use_bidirectional_attention", False)
     )
-
-
-def longest_input(config: PretrainedConfig) -> int | None:
-    """Most tokens a model has positions for; None where there is no such limit."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        return None
-    # RoBERTa and its kin count positions from pad_token_id + 1.
-    if config.model_type in OFFSET_POSITIONS:
-        return positions - (config.pad_token_id or 0) - 1
-    return positions
 
 
 def hidden_size(config: PretrainedConfig) -> int:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -40,8 +40,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 def without_distrust(spec: Spec) -> list[str]:
     """Fields of a spec, but for a `trust_remote_code` that is off: no key knows of it then."""
-    fields = dict(spec)
-    return [name for name in fields if name != "trust_remote_code" or fields[name]]
+    names = list(type(spec).model_fields)
+    return [name for name in names if name != "trust_remote_code" or getattr(spec, name)]
 
 
 class LoadOptions(TypedDict):
@@ -80,7 +80,12 @@ class PretrainedModel(Spec):
 
     def size(self) -> int:
         """Parameters of the backbone without its tables of words and positions."""
-        return num_parameters(self.path, **self.load_options).non_embedding
+        return self.count.non_embedding
+
+    @cached_property
+    def count(self) -> "ParameterCount":
+        """Its parameters; see `num_parameters`. Counted once, it travels with the spec."""
+        return num_parameters(self.path, **self.load_options)
 
     @property
     def load_options(self) -> LoadOptions:

@@ -13,10 +13,11 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from w2s.errors import UserError
 from w2s.models.classifier import hidden_size
+from w2s.models.tokenizer import load_tokenizer
 
 TABLES = (
     "lm_head.weight",
@@ -50,9 +51,7 @@ def unembedding_rows(
     Raises:
         UserError: a word is no single token, or the model has no unembedding of its hidden size.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(location), revision=revision, trust_remote_code=trust_remote_code
-    )
+    tokenizer = load_tokenizer(location, revision=revision, trust_remote_code=trust_remote_code)
     tokens = [_token(tokenizer, word, location) for word in words]
     rows_WD = _from_files(_folder(location, revision), tokens)
     if rows_WD is None and base.config.tie_word_embeddings:

@@ -135,11 +135,10 @@ class Finetune(Stage):
             UserError: the label words of an unembedding head do not fit the task or the model, or
                 an adapter has no place in it.
         """
-        from transformers import AutoTokenizer
-
         from w2s.models.adapters import merge_adapters
         from w2s.models.classifier import save_adapted, save_classifier
         from w2s.models.source import count_parameters
+        from w2s.models.tokenizer import load_tokenizer
         from w2s.training.acceleration import accelerate
         from w2s.training.flops import training_flops
         from w2s.training.loop import finetune, predict
@@ -249,7 +248,7 @@ class Finetune(Stage):
             )
             if self.save_weights:
                 save_classifier(classifier, context.output_dir / WEIGHTS_FOLDER)
-                tokenizer = AutoTokenizer.from_pretrained(
+                tokenizer = load_tokenizer(
                     model_location(self.model, context), **load_options(self.model)
                 )
                 tokenizer.save_pretrained(context.output_dir / WEIGHTS_FOLDER)

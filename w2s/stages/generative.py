@@ -62,9 +62,8 @@ class GenerativeFinetune(ModelStage):
         Raises:
             UserError: the model is no decoder, or its weights cannot be loaded.
         """
-        from transformers import AutoTokenizer
-
         from w2s.models.language_model import load_language_model
+        from w2s.models.tokenizer import load_tokenizer
         from w2s.training.acceleration import accelerate
         from w2s.training.generative import finetune_language_model
         from w2s.training.parallel import Replicas
@@ -94,5 +93,5 @@ class GenerativeFinetune(ModelStage):
         if replicas.rank == 0:
             folder = context.output_dir / MODEL_FOLDER
             model.save_pretrained(folder, state_dict=state)
-            tokenizer = AutoTokenizer.from_pretrained(str(location), **options)
+            tokenizer = load_tokenizer(location, **options)
             tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, SerializeAsAny
 
+from serving.heads import padding_id, token_ids
 from w2s.stages.base import Stage, StageContext
 from w2s.stages.data import Prompts, read_prompts
 from w2s.stages.models import Model, load_options, model_location
@@ -68,35 +70,31 @@ class Tokens(Stage):
     def run(self, context: StageContext) -> None:
         """Write `index.parquet` (split, row_id) and `tokens.safetensors` (ids, lengths, pad_id)."""
         from safetensors.numpy import save_file
-        from transformers import AutoConfig, AutoTokenizer
 
-        from w2s.models.classifier import longest_input
-        from w2s.training.batching import tokenize
+        from w2s.models.tokenizer import load_longest_input, load_tokenizer
 
         location, options = model_location(self.model, context), load_options(self.model)
-        tokenizer = AutoTokenizer.from_pretrained(str(location), **options)
-        config = AutoConfig.from_pretrained(str(location), **options)
-        limit = min(self.max_length, longest_input(config) or self.max_length)
+        tokenizer = load_tokenizer(location, **options)
+        limit = min(self.max_length, load_longest_input(location, **options) or self.max_length)
 
         def count(text: str) -> int:
             return len(tokenizer(text, verbose=False)["input_ids"])
 
         frame = self._inputs(context, count, limit)
         texts = [text for row in frame["texts"] for text in row]
-        ids, lengths, pad_id = [], [], 0
+        ids, lengths = [], []
         with _threads_of_tokenizer(len(texts) > CHUNK_TEXTS):
             for start in range(0, len(texts), CHUNK_TEXTS):
-                rows = tokenize(tokenizer, texts[start : start + CHUNK_TEXTS], limit)
-                ids.append(rows.ids.numpy().astype(np.int32))
-                lengths.append(rows.lengths.astype(np.int32))
-                pad_id = rows.pad_id
+                rows = token_ids(tokenizer, texts[start : start + CHUNK_TEXTS], limit)
+                ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+                lengths.append(np.array([len(row) for row in rows], dtype=np.int32))
                 context.progress(min(start + CHUNK_TEXTS, len(texts)), len(texts), {})
         frame[["split", "row_id"]].to_parquet(context.output_dir / INDEX_FILE, index=False)
         save_file(
             {
                 "ids": np.concatenate(ids),
                 "lengths": np.concatenate(lengths),
-                "pad_id": np.array([pad_id], dtype=np.int32),
+                "pad_id": np.array([padding_id(tokenizer)], dtype=np.int32),
             },
             context.output_dir / TOKENS_FILE,
         )

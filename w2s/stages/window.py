@@ -64,18 +64,14 @@ def window_of(model: Model, context: StageContext) -> Window:
     """
     if isinstance(model, RemoteModel):
         return Window(lambda text: len(text.split()), sys.maxsize)
-    from transformers import AutoConfig, AutoTokenizer
+    from w2s.models.tokenizer import load_longest_input, load_tokenizer
 
-    from w2s.models.classifier import longest_input
-
-    location = str(model_location(model, context))
-    options = load_options(model)
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(location, **options))
-    config = AutoConfig.from_pretrained(location, **options)
+    location, options = model_location(model, context), load_options(model)
+    tokenizer = cast(Any, load_tokenizer(location, **options))
 
     def count(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])
 
-    limits = [longest_input(config), tokenizer.model_max_length]
+    limits = [load_longest_input(location, **options), tokenizer.model_max_length]
     # A server that echoes a prompt with its label makes room for one token more.
     return Window(count, min(limit for limit in limits if limit is not None) - 1)

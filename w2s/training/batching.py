@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.heads import filler_id, token_ids
+from serving.heads import padding_id, token_ids
 from w2s.training.parallel import Replicas
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ def tokenize(
         max_length: most tokens of a row (see `Classifier.max_length` for the model's own limit).
     """
     rows = token_ids(tokenizer, texts, max_length)
-    pad_id = tokenizer.pad_token_id
-    return TokenRows.from_lists(
-        rows, pad_id=pad_id if isinstance(pad_id, int) else filler_id(tokenizer)
-    )
+    return TokenRows.from_lists(rows, pad_id=padding_id(tokenizer))
 
 
 def plan_updates(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,8 @@ class Replicas:
         """
         if self.size == 1:
             return
+        from torch.distributed.tensor import DTensor  # a second of imports, for several replicas
+
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
             if parameter.requires_grad and not isinstance(parameter, DTensor):

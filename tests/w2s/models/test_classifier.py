@@ -20,7 +20,6 @@ from w2s.models.classifier import (
     Classifier,
     load_backbone,
     load_classifier,
-    longest_input,
     prepare_backbone,
     save_classifier,
 )
@@ -223,12 +222,6 @@ def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
     T5Model(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="encoder-decoder"):
         load_backbone(tmp_path)
-
-
-def test_longest_input_is_the_models_own() -> None:
-    assert longest_input(tiny("gpt2").config) == 32
-    # RoBERTa's first position is its padding id + 1.
-    assert longest_input(tiny("roberta").config) == 30
 
 
 @pytest.mark.parametrize(("family", "part"), [("llama", "mlp"), ("gpt2", "attn.c_proj")])

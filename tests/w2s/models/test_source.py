@@ -1,6 +1,7 @@
 """Models from outside: what counts as one, and what its fingerprint depends on."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +196,18 @@ def test_parameters_are_counted_without_the_language_model_head(folder: Path) ->
     assert count.embedding == 40 * 16
     assert count.non_embedding == 2 * layer + 16
     assert PretrainedModel(path=str(folder)).size() == count.non_embedding
+
+
+def test_a_count_travels_with_its_model_and_is_no_part_of_it(folder: Path, tmp_path: Path) -> None:
+    path = folder.rename(tmp_path / "counted")
+    model = PretrainedModel(path=str(path), fingerprint="f")
+    identity, dumped = digest([model]), model.model_dump()
+    total = model.count.total
+    path.rename(tmp_path / "elsewhere")
+    sent = pickle.loads(pickle.dumps(model))
+    assert sent.count.total == total
+    assert (digest([sent]), sent.model_dump()) == (identity, dumped)
+    assert sent == PretrainedModel(path=str(path), fingerprint="f")
 
 
 def test_tables_of_positions_are_embeddings(tmp_path: Path) -> None:
