@@ -35,7 +35,8 @@ from w2s.stages.tokens import Tokens
 
 FILE = """import sys
 from pathlib import Path
-from sweeps.config import Runtime, Sweep
+from sweeps.config import Sweep
+from sweeps.runtime import Runtime
 
 HERE = Path(__file__).parent
 

@@ -36,7 +36,7 @@ from w2s.tasks.almanac import Almanac
 ROOT = Path(__file__).parents[1]
 SIZES = {"xs": 32, "s": 48, "m": 64, "l": 96}
 FILE = """from pathlib import Path
-from sweeps.config import Runtime, Sweep
+from sweeps.config import Sweep
 
 HERE = Path(__file__).parent
 

@@ -108,11 +108,16 @@ class StageBroker:
         self._schedule_due = False
         self._nodes = node_resources()
         self._store.clear_scratch()
-        # Runs as soon as this is over, after a restart too.
+        # Runs as soon as this is over, after a restart too, unless Ray loses it, as it may do with
+        # what an actor asks of itself before the cluster knows that it is back.
+        self._has_begun = False
         self._handle.begin.remote()
 
     async def begin(self) -> None:
-        """Begin to look after callers, gangs and nodes."""
+        """Begin to look after callers, gangs and nodes; does so once."""
+        if self._has_begun:
+            return
+        self._has_begun = True
         self._spawn(self._tick())
         if ray.get_runtime_context().was_current_actor_reconstructed:
             log.warning("the broker was started again")
@@ -126,6 +131,7 @@ class StageBroker:
         Raises:
             Forgotten: the broker is ending; the next one has the same name.
         """
+        await self.begin()
         if self._closing:
             raise Forgotten("the stage broker is ending")
         if driver not in self._drivers:

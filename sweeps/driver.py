@@ -28,7 +28,7 @@ from sweeps.book import TrialBook
 from sweeps.broker import start_broker
 from sweeps.client import DriverClient
 from sweeps.collect import collect, stage_counts, summarise
-from sweeps.config import Runtime, Sweep
+from sweeps.config import Sweep
 from sweeps.events import StageEvent
 from sweeps.live import LiveView
 from sweeps.placements import execution
@@ -39,6 +39,7 @@ from sweeps.references import References
 from sweeps.resources import slots
 from sweeps.results import SweepResults, SweepSummary
 from sweeps.runs import RunEntry, stage_entry, sweep_entry, trial_entry
+from sweeps.runtime import Runtime
 from sweeps.scores import TrialScorer
 from sweeps.search import SweepSearcher, recorded_points
 from sweeps.speakers import cache_folder, checked_backends, spent

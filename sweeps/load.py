@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sweeps.config import Rung, Runtime, Sweep
+from sweeps.config import Rung, Sweep
+from sweeps.runtime import Runtime
 from w2s.corpora.base import Corpus
 from w2s.corpora.text import TextSource
 from w2s.errors import UserError

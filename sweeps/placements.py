@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from serving.backends.base import Backend
 from serving.models import Placement, ServedModel, check_servable
 from sweeps.admission import Unit, fits
-from sweeps.config import Runtime
-from sweeps.plan import Planner
 from sweeps.resources import Execution, GangShape, Resources, words
+from sweeps.runtime import Runtime
 from sweeps.servable import served_key, served_name
 from w2s.errors import UserError
 from w2s.models.source import PretrainedModel
@@ -18,6 +18,9 @@ from w2s.stages.base import Stage
 from w2s.stages.finetune import Finetune
 from w2s.stages.models import Model, model_key
 from w2s.types import Acceleration
+
+if TYPE_CHECKING:
+    from sweeps.plan import Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Placements:
 
 def execution(
     runtime: Runtime,
-    planner: Planner,
+    planner: "Planner",
     store: str,
     nodes: Sequence[Resources],
     remote: Mapping[str, Backend] | None = None,
@@ -175,7 +178,7 @@ def has_gpus(nodes: Sequence[Resources]) -> bool:
     return any(node.get("GPU", 0) >= 1 for node in nodes)
 
 
-def placements(runtime: Runtime, planner: Planner, nodes: Sequence[Resources]) -> Placements:
+def placements(runtime: Runtime, planner: "Planner", nodes: Sequence[Resources]) -> Placements:
     """What a file says, with a GPU per model where the cluster has some and the file says nothing.
 
     Args:

@@ -10,8 +10,9 @@ from pathlib import Path
 from serving.backends.openai_api import OpenaiApi
 from serving.budget import Limits, Usage
 from serving.models import Placement, ServedModel
-from sweeps.config import Runtime, SpeakerEntry
+from sweeps.config import SpeakerEntry
 from sweeps.plan import Planner
+from sweeps.runtime import Runtime
 from sweeps.store import ArtifactStore
 from w2s.models.remote import RemoteModel
 from w2s.stages.models import model_key

@@ -17,7 +17,6 @@ from serving.debate.protocols.base import DebateProtocol
 from serving.debate.types import Speaker
 from serving.errors import ServingInputError
 from sweeps import speakers
-from sweeps.config import Runtime
 from sweeps.debating import Asked, Scene, watch
 from sweeps.load import load
 from sweeps.placements import check_fit_together, execution, unit_of
@@ -25,6 +24,7 @@ from sweeps.plan import Planner, Point
 from sweeps.report import browser
 from sweeps.resources import Execution
 from sweeps.results import TranscriptExample, Transcripts
+from sweeps.runtime import Runtime
 from sweeps.servable import servable
 from sweeps.store import ArtifactStore
 from w2s.errors import UserError

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from serving.budget import Usage
 from sweeps.commands import simulate
-from sweeps.config import Runtime, SpeakerEntry, Sweep
+from sweeps.config import SpeakerEntry, Sweep
 from sweeps.load import load
 from sweeps.placements import check_servable_models, described
 from sweeps.plan import Plan, Planner, planned_stages
+from sweeps.runtime import Runtime
 from sweeps.servable import served_key
 from sweeps.speakers import cache_folder, spent
 from sweeps.store import ArtifactStore

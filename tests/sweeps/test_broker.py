@@ -20,6 +20,7 @@ from sweeps.events import StageEvent
 from sweeps.resources import Execution, GangShape
 from sweeps.store import ArtifactStore
 from sweeps.worker import run_stage
+from tests.brokers import Unheard
 from tests.toys import Chat, Descent, Number, Sum, read
 from w2s.errors import StageFailed, UserError
 from w2s.stages.base import Stage
@@ -159,6 +160,24 @@ def test_dead_caller_takes_its_own_stages_along_but_no_shared_one(
     done.join()
     assert store.has(shared)
     assert not store.has(private)
+
+
+def test_broker_whose_call_to_itself_was_lost_begins_with_its_first_driver(tmp_path: Path) -> None:
+    execution = Execution(
+        store=str(tmp_path), shape=GangShape(), backend=Scripted(), max_gangs=1, lease_s=2.0
+    )
+    private = Sum(tag="unheard", gate=str(tmp_path / "never"))
+    with start_broker(execution, Unheard) as client:
+        asker: Any = Asker.remote()  # pyright: ignore
+        ray.get(asker.ask.remote(client.name, client.driver, [private]))
+        ray.kill(asker)
+        ends: list[str] = []
+
+        def is_cancelled() -> bool:
+            ends.extend(event.state for event in client.events() if event.key == private.key)
+            return ends == ["cancelled"]
+
+        until(is_cancelled, 60.0)
 
 
 def test_running_stage_stops_when_nobody_awaits_it(client: DriverClient, tmp_path: Path) -> None:

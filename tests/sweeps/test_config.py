@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import Runtime, Sweep
+from sweeps.config import Sweep
 from sweeps.load import load
+from sweeps.runtime import Runtime
 from w2s.errors import UserError
 from w2s.losses.confidence import Confidence
 

@@ -15,9 +15,9 @@ from serving.errors import ServingInputError
 from serving.models import Endpoint
 from sweeps import driver
 from sweeps.commands import plan as plan_command
-from sweeps.config import Runtime
 from sweeps.load import load
 from sweeps.plan import Planner
+from sweeps.runtime import Runtime
 from sweeps.speakers import backends, cache_folder, checked_backends, spent
 from sweeps.store import ArtifactStore
 from sweeps.worker import Conditions, Outcome, run_serve_stage, run_stage

@@ -8,11 +8,11 @@ from typing import ClassVar
 import pytest
 
 from sweeps import gang
-from sweeps.config import Runtime
 from sweeps.gang import Order, serve_stages
 from sweeps.load import load
 from sweeps.placements import execution
 from sweeps.plan import Planner
+from sweeps.runtime import Runtime
 from sweeps.store import ArtifactStore
 from w2s.stages.base import Lane, Stage, StageContext
 from w2s.training.distributed import Member

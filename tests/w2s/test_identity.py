@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sweeps.config import Runtime, Sweep
+from sweeps.config import Sweep
+from sweeps.runtime import Runtime
 from tests.w2s import specs
 from w2s.corpora.text import TextSource
 from w2s.losses.confidence import Confidence
