@@ -292,6 +292,18 @@ def store_of(folder: Path) -> Path:
     return folder / "w2s_store"
 
 
+def status(store: Path) -> str:
+    """What `w2s status` says of `tiny.toml` over this store, whoever runs it."""
+    command = [sys.executable, "-m", "sweeps.cli", "status", str(TINY)]
+    return subprocess.run(
+        [*command, f"--set=runtime.store={store}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def artifacts(store: Path) -> dict[str, Path]:
     """Folder of each whole artifact of a local store, by key."""
     return {

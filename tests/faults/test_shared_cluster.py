@@ -21,6 +21,7 @@ from tests.faults.sweeping import (
     running,
     same_results,
     starts,
+    status,
     store_of,
     wait_for,
 )
@@ -97,8 +98,10 @@ def test_sweep_completes_when_a_worker_node_dies_in_the_middle_of_a_stage(
             before = starts(store)
             busy = next(n for n in nodes if cluster.processes("ray::RayTrainWorker", n))
             cluster.kill_node(busy)
+            assert re.search(r"tiny runs on .*finetune", status(store), re.S)
             assert run.finish() == 0, run.printed
             assert "Traceback" not in run.printed
             assert "broker died" not in run.printed, "it sits on the head"
+    assert "complete: `w2s run` would run nothing" in status(store)
     rerun_only(before, starts(store))
     same_results(store, undisturbed)

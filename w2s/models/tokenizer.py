@@ -36,7 +36,7 @@ def load_tokenizer(
     if _is_made_here(location) and told.get("tokenizer_class") in PLAIN_CLASSES:
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(str(location))
+        return PreTrainedTokenizerFast.from_pretrained(str(location), trust_remote_code=False)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
