@@ -487,13 +487,8 @@ def start_broker(execution: Execution, broker: type[StageBroker] = StageBroker) 
 
     def create() -> Any:
         actor = cast(Any, ray).remote(num_cpus=0, max_restarts=-1, max_concurrency=10_000)
-        named = actor(broker).options(
-            name=name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            resources=on_head(),
-        )
+        place = {"name": name, "namespace": NAMESPACE, "resources": on_head()}
+        named = actor(broker).options(**place, lifetime="detached", get_if_exists=True)
         return named.remote(name, store.root)
 
     def record(stage: Stage) -> StageRecord | None:

@@ -55,7 +55,7 @@ ProgressReport = Callable[[int, int, dict[str, float]], None]
 ALONE = Replicas()
 CURVE_POINTS = 100
 """Points of a training curve at most; each is the mean over the steps since the one before."""
-INFERENCE_TOKENS = {"cpu": 4096, "cuda": 65536}
+INFERENCE_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of an inference batch by device type. On CPU a batch should stay in the cache."""
 
 
